@@ -1,0 +1,1 @@
+"""onnxlip: certified Lipschitz bounds of ONNX networks."""

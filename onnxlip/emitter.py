@@ -1,0 +1,80 @@
+"""Emitter: writes ONNX nodes as if calling functions.
+
+    y = e.MatMul(x, e.weight(w))
+    a, b = e.Split(x, outputs=2, axis=1)
+
+Tensors are named by strings. Vectors are (batch of right-hand sides, n). Weights become graph
+inputs that the caller feeds, so that the forward, the adjoint and the fused graph share one copy
+of them; with `modulus` they are fed as |w|, which turns any emitted map A into |A|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["OPSET", "Emitter"]
+
+OPSET = 18  # every op that lowerings use exists since then, and ScatterElements adds
+
+
+class Emitter:
+    """Collects nodes, constants and weights of one graph.
+
+    dtype: float32 (fast, for iterations) or float64 (for what is proved).
+    """
+
+    def __init__(self, dtype: npt.DTypeLike = np.float32, modulus: bool = False) -> None:
+        self.dtype = np.dtype(dtype)
+        self.modulus = modulus
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self.weights: dict[str, npt.NDArray[np.floating]] = {}
+        self._known: dict[int, tuple[Any, str]] = {}
+        self._count = 0
+
+    @property
+    def double(self) -> bool:
+        """Whether products must be exact to float64 rounding."""
+        return self.dtype == np.float64
+
+    def name(self) -> str:
+        """A new tensor name."""
+        self._count += 1
+        return f"t{self._count}"
+
+    def constant(self, values: Any) -> str:
+        """An int64 constant: indices, shapes, axes, pads."""
+        from onnx import numpy_helper
+
+        key = self.name()
+        array = np.ascontiguousarray(values, dtype=np.int64)
+        self.initializers.append(numpy_helper.from_array(array, key))
+        return key
+
+    def weight(self, values: npt.NDArray[np.floating]) -> str:
+        """Coefficients of the map; the same array object is fed once only."""
+        known = self._known.get(id(values))
+        if known is not None:
+            return known[1]
+        key = self.name()
+        array = np.asarray(np.abs(values) if self.modulus else values).astype(self.dtype)
+        self.weights[key] = np.ascontiguousarray(array)
+        self._known[id(values)] = (values, key)  # holding the array keeps its id taken
+        return key
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+
+        def emit(*inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+            from onnx import helper
+
+            results = [self.name() for _ in range(outputs)]
+            self.nodes.append(helper.make_node(op_type, list(inputs), results, **attributes))
+            return results[0] if outputs == 1 else tuple(results)
+
+        return emit

@@ -1,0 +1,459 @@
+"""Is a rule right? `check_rule` tests every law that a rule must obey, on its own examples.
+
+    from onnxlip.testing import check_rule
+    check_rule(my_rule)
+
+The op itself, as onnx's reference implementation runs it in float64 (onnxruntime in float32 where
+there is none), is the witness; for an op that neither knows, pass `reference`, a function from
+the input arrays to the list of output arrays. A broken law raises AssertionError and says which.
+
+Affine       map = the matrix of the op's differences along basis vectors; ⟨Ax, g⟩ = ⟨x, Aᵀg⟩;
+             |A| ≤ modulus; row and column sums ≤ cap
+Elementwise  every difference quotient lies in [α, β], every value in the image, on several boxes
+             and for gates; smaller boxes give smaller intervals
+Gain         no sampled quotient exceeds the gain, for p = 1, 2, ∞, per input and jointly; values
+             lie in the image; smaller boxes give no larger gain
+Refusal      it has a reason that a user can act on
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxlip.errors import RuleError
+from onnxlip.linear import LinearMap
+from onnxlip.operators import Operator
+from onnxlip.registry import built_in
+from onnxlip.rules import (
+    Affine,
+    Box,
+    Constant,
+    Elementwise,
+    Example,
+    Gain,
+    Node,
+    Refusal,
+    Rule,
+    Value,
+    Variable,
+)
+
+__all__ = ["Reference", "check_linear_map", "check_rule", "example_node"]
+
+Array = npt.NDArray[Any]
+Reference = Callable[..., Sequence[Array]]
+
+OPSET = 21  # version at which examples are run, unless a rule is newer
+
+
+def check_rule(rule: Rule, reference: Reference | None = None, seed: int = 0) -> None:
+    """Test all laws of one rule on its examples. Raises AssertionError with what is wrong."""
+    assert rule.source.strip(), f"{rule.op_type}: a rule names its source"
+    if isinstance(rule.form, Refusal):
+        assert len(rule.form.reason) > 20, f"{rule.op_type}: a refusal says why, and what to do"
+        return
+    assert rule.examples, f"{rule.op_type}: a rule without an example is untested"
+    for number, use in enumerate(rule.examples):
+        rng = np.random.default_rng(seed)
+        where = f"{rule.op_type} example {number}"
+        witness = _Witness(rule, use, reference)
+        node = witness.node
+        assert rule.applies(node), f"{where}: the rule does not apply to its own example"
+        if isinstance(rule.form, Affine):
+            _check_affine(rule.form, node, witness, where, rng)
+        elif isinstance(rule.form, Elementwise):
+            _check_elementwise(rule.form, node, use, witness, where, rng)
+        else:
+            _check_gain(rule.form, node, use, witness, where, rng)
+
+
+def example_node(rule: Rule, use: Example) -> Node:
+    """The Node that a rule sees for one of its examples."""
+    return _Witness(rule, use, None).node
+
+
+# ── the op itself ─────────────────────────────────────────────────────────────────────────
+
+
+class _Witness:
+    """Runs the example's op on given variable inputs, in float64 if at all possible."""
+
+    def __init__(self, rule: Rule, use: Example, reference: Reference | None) -> None:
+        self._use = use
+        self._reference = reference
+        self._run: Callable[[list[Array]], Sequence[Array]] | None = None
+        self._double = True
+        arrays = [i.array() if isinstance(i, Constant) else None for i in use.inputs]
+        self._constants = arrays
+        probe = [
+            np.clip(np.ones(i.shape), i.low, i.high)
+            for i in use.inputs
+            if isinstance(i, Variable)
+        ]
+        self._rule = rule
+        outputs = self._first_run(probe)
+        values: list[Value | None] = []
+        for k, (given, array) in enumerate(zip(use.inputs, arrays, strict=True)):
+            if given is None:
+                values.append(None)
+            elif isinstance(given, Variable):
+                values.append(Value(f"x{k}", given.shape, np.dtype(np.float32)))
+            else:
+                assert array is not None
+                values.append(Value(f"x{k}", array.shape, array.dtype, array))
+        self.node = Node(
+            rule.op_type,
+            tuple(values),
+            tuple(Value(f"y{k}", y.shape, np.dtype(np.float32)) for k, y in enumerate(outputs)),
+            dict(use.attributes),
+            rule.domain,
+            max(OPSET, rule.since),
+            f"example of {rule.op_type}",
+        )
+
+    def __call__(self, variables: Sequence[Array]) -> list[Array]:
+        assert self._run is not None
+        return [np.asarray(y, np.float64) for y in self._run(list(variables))]
+
+    @property
+    def tolerance(self) -> float:
+        """Relative accuracy of the witness."""
+        return 1e-9 if self._double else 3e-5
+
+    def _first_run(self, probe: list[Array]) -> list[Array]:
+        attempts: list[tuple[bool, Callable[[list[Array]], Sequence[Array]]]]
+        if self._reference is not None:
+            attempts = [(True, self._by_function)]
+        else:
+            attempts = [(True, self._by_onnx_reference), (False, self._by_onnxruntime)]
+        failures = []
+        for double, run in attempts:
+            try:
+                self._run, self._double = run, double
+                outputs = self(probe)
+                if all(np.all(np.isfinite(y)) for y in outputs):
+                    return outputs
+                failures.append(f"{run.__name__}: non-finite output")
+            except Exception as error:  # whatever a witness fails with, the next one is asked
+                failures.append(f"{run.__name__}: {type(error).__name__}: {error}")
+        raise RuleError(f"{self._rule.op_type}: nothing can run the example: {'; '.join(failures)}")
+
+    def _inputs(self, variables: list[Array], dtype: type) -> list[Array | None]:
+        given = iter(variables)
+        full: list[Array | None] = []
+        for spec, array in zip(self._use.inputs, self._constants, strict=True):
+            if isinstance(spec, Variable):
+                full.append(np.asarray(next(given)).astype(dtype))
+            elif array is not None and array.dtype.kind == "f":
+                full.append(array.astype(dtype))
+            else:
+                full.append(array)
+        return full
+
+    def _model(self, dtype: type, inputs: list[Array | None]) -> Any:
+        from onnx import helper
+
+        names = ["" if a is None else f"x{k}" for k, a in enumerate(inputs)]
+        results = [f"y{k}" for k in range(self._use.outputs)]
+        domain = self._rule.domain
+        node = helper.make_node(
+            self._rule.op_type, names, results, domain=domain, **self._use.attributes
+        )
+        tensors = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for name, a in zip(names, inputs, strict=True)
+            if a is not None
+        ]
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        graph = helper.make_graph(
+            [node],
+            "example",
+            tensors,
+            [helper.make_tensor_value_info(name, kind, None) for name in results],
+        )
+        version = max(OPSET, self._rule.since) if not domain else self._rule.since
+        opsets = [helper.make_opsetid("", OPSET if domain else version)]
+        if domain:
+            opsets.append(helper.make_opsetid(domain, version))
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+    def _by_function(self, variables: list[Array]) -> Sequence[Array]:
+        assert self._reference is not None
+        return self._reference(*self._inputs(variables, np.float64))
+
+    def _by_onnx_reference(self, variables: list[Array]) -> Sequence[Array]:
+        from onnx.reference import ReferenceEvaluator
+
+        inputs = self._inputs(variables, np.float64)
+        if not hasattr(self, "_evaluator"):
+            self._evaluator = ReferenceEvaluator(self._model(np.float64, inputs))
+        feeds = {f"x{k}": a for k, a in enumerate(inputs) if a is not None}
+        with np.errstate(all="ignore"):
+            results: Sequence[Array] = self._evaluator.run(None, feeds)
+        if any(np.asarray(y).dtype != np.float64 for y in results[:1]):
+            raise TypeError("the reference implementation did not stay in float64")
+        return results
+
+    def _by_onnxruntime(self, variables: list[Array]) -> Sequence[Array]:
+        import onnxruntime as ort
+
+        inputs = self._inputs(variables, np.float32)
+        if not hasattr(self, "_session"):
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            model = self._model(np.float32, inputs).SerializeToString()
+            self._session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+        feeds = {f"x{k}": a for k, a in enumerate(inputs) if a is not None}
+        results: Sequence[Array] = self._session.run(None, feeds)
+        return results
+
+
+# ── the laws ──────────────────────────────────────────────────────────────────────────────
+
+
+def _dense_difference(
+    witness: _Witness, node: Node, i: int, o: int, base: list[Array]
+) -> npt.NDArray[np.float64]:
+    """The matrix of x_i ↦ f(…, x_i, …)_o − f(…, 0, …)_o, column by column."""
+    slot = node.variables.index(i)
+    origin = [b.copy() for b in base]
+    origin[slot] = np.zeros_like(origin[slot])
+    zero = witness(origin)[o].reshape(-1)
+    columns = []
+    for k in range(node.value(i).size):
+        moved = [b.copy() for b in origin]
+        moved[slot].reshape(-1)[k] = 1.0
+        columns.append(witness(moved)[o].reshape(-1) - zero)
+    return np.stack(columns, axis=1) if columns else np.zeros((zero.size, 0))
+
+
+def _check_affine(
+    form: Affine, node: Node, witness: _Witness, where: str, rng: np.random.Generator
+) -> None:
+    base = [rng.standard_normal(node.value(i).shape) for i in node.variables]
+    for i in node.variables:
+        for o in range(len(node.outputs)):
+            here = f"{where}, input {i} to output {o}"
+            linear = form.linear(node, i, o)
+            size = (node.outputs[o].size, node.value(i).size)
+            shape = (linear.rows, linear.columns)
+            assert shape == size, f"{here}: the map is {shape}, the op {size}"
+            dense = _dense_difference(witness, node, i, o, base)
+            check_linear_map(linear, dense, here, rng, witness.tolerance)
+
+
+def check_linear_map(
+    linear: LinearMap,
+    dense: npt.NDArray[np.float64],
+    where: str,
+    rng: np.random.Generator,
+    tolerance: float = 1e-9,
+) -> None:
+    """Test that a map equals a dense matrix, in both directions and both precisions, that the
+    dot test holds, and that modulus and cap bound it. Raises AssertionError."""
+    m, n = dense.shape
+    lowerings = built_in().lowerings
+    scale = float(np.abs(dense).max(initial=0.0)) + 1e-30
+    double = Operator(linear, lowerings, np.float64)
+    single = Operator(linear, lowerings, np.float32)
+    forward = double.matvec(np.eye(n)).T
+    backward = double.rmatvec(np.eye(m))
+    _close(forward, dense, tolerance * scale, f"{where}: the map is not the op's matrix")
+    exact = 1e-12 * scale
+    _close(backward, forward, exact, f"{where}: the adjoint is not the transposed matrix")
+    turned = Operator(linear.adjoint, lowerings, np.float64).matvec(np.eye(m)).T
+    _close(turned, forward.T, exact, f"{where}: `adjoint` is not the transposed map")
+    for operator, slack in ((double, 1e-12), (single, 1e-4)):
+        x, g = rng.standard_normal((2, n)), rng.standard_normal((2, m))
+        ax, ag = operator.matvec(x), operator.rmatvec(g)
+        error = abs(float(np.vdot(ax, g)) - float(np.vdot(x, ag)))
+        size = float(np.linalg.norm(ax)) * float(np.linalg.norm(g))
+        # Both products may be small by cancellation: the dot test is scaled by what was summed.
+        size += float(np.sqrt(m * n)) * scale * 1e-3
+        assert error <= slack * size, f"{where}: dot test in {operator.dtype}: {error / size:.1e}"
+        _close(
+            operator.gram(x),
+            operator.rmatvec(ax),
+            slack * (1 + scale**2) * (m + n),
+            f"{where}: the fused graph is not AᵀA",
+        )
+    modulus = Operator(linear, lowerings, np.float64, modulus=True).matvec(np.eye(n)).T
+    assert np.all(np.abs(forward) <= modulus + exact), f"{where}: the modulus is below |A|"
+    sums = max(np.abs(dense).sum(0).max(initial=0), np.abs(dense).sum(1).max(initial=0))
+    cap = linear.cap()
+    assert sums <= cap * (1 + 10 * tolerance) + 1e-12 * scale, f"{where}: cap {cap} < {sums}"
+
+
+def _close(a: Array, b: Array, tolerance: float, message: str) -> None:
+    assert a.shape == b.shape, f"{message} (shapes {a.shape}, {b.shape})"
+    worst = float(np.abs(a - b).max(initial=0.0))
+    assert worst <= tolerance, f"{message} (off by {worst:.2e}, allowed {tolerance:.1e})"
+
+
+def _samples(spec: Variable, rng: np.random.Generator) -> Array:
+    """A point of the example's box, at a random scale: small, ordinary or large."""
+    if math.isfinite(spec.low) and math.isfinite(spec.high):
+        corner = rng.random(spec.shape) < 0.2
+        inside = rng.uniform(spec.low, spec.high, spec.shape)
+        return np.where(corner, rng.choice([spec.low, spec.high], spec.shape), inside)
+    scale = 10.0 ** rng.uniform(-2, 1.5)
+    point = scale * rng.standard_normal(spec.shape) + rng.uniform(-2, 2)
+    if math.isfinite(spec.low):
+        return spec.low + np.abs(point)
+    return spec.high - np.abs(point) if math.isfinite(spec.high) else point
+
+
+def _check_elementwise(
+    form: Elementwise,
+    node: Node,
+    use: Example,
+    witness: _Witness,
+    where: str,
+    rng: np.random.Generator,
+) -> None:
+    (i,) = node.variables
+    spec = use.inputs[i]
+    assert isinstance(spec, Variable)
+    assert node.y.shape == node.x.shape, f"{where}: an elementwise op keeps the shape"
+    whole = Box.of(spec.low, spec.high)
+    previous: list[tuple[Box, Array, Array]] = []
+    boxes = [whole]
+    for _ in range(12):
+        ends = np.sort(np.stack([_samples(spec, rng), _samples(spec, rng)]), axis=0)
+        boxes.append(Box.of(ends[0], ends[1]))
+    shape = node.x.shape
+    for box in boxes:
+        alpha, beta = form.slopes(node, box)
+        assert np.all(alpha <= beta), f"{where}: slopes with α > β"
+        image = form.image(node, box)
+        for _ in range(40):
+            a, b = _in_box(box, spec, rng, shape), _in_box(box, spec, rng, shape)
+            if rng.random() < 0.5:  # nearby points see the derivative
+                b = np.clip(a + (b - a) * 1e-3, box.low, box.high)
+            fa, fb = witness([a])[0], witness([b])[0]
+            slack = witness.tolerance * (1 + np.abs(fa))
+            assert np.all(image.low <= fa + slack), f"{where}: value below the image"
+            assert np.all(image.high >= fa - slack), f"{where}: value above the image"
+            step = a - b
+            apart = np.abs(step) > 1e-5 * (1 + np.abs(a))
+            rise = (fa - fb) * np.sign(step)
+            noise = witness.tolerance * (1 + np.abs(fa) + np.abs(fb))
+            size = np.abs(step)
+            with np.errstate(invalid="ignore"):
+                low_ok = rise >= np.where(np.isfinite(alpha), alpha * size, -np.inf) - noise
+                high_ok = rise <= np.where(np.isfinite(beta), beta * size, np.inf) + noise
+            assert np.all(low_ok | ~apart), f"{where}: a difference quotient is below α"
+            assert np.all(high_ok | ~apart), f"{where}: a difference quotient exceeds β"
+        previous.append((box, *np.broadcast_arrays(alpha, beta, np.empty(shape))[:2]))
+    _, alpha, beta = previous[0]
+    for _, a, b in previous[1:]:
+        smaller = np.all(a >= alpha - 1e-9) and np.all(b <= beta + 1e-9)
+        assert smaller, f"{where}: a smaller box has a larger slope interval"
+    if form.gate is not None:
+        _check_gate(form, node, witness, where, rng)
+
+
+def _check_gate(
+    form: Elementwise, node: Node, witness: _Witness, where: str, rng: np.random.Generator
+) -> None:
+    from onnxlip.univariate import Expression
+
+    assert form.gate is not None
+    x = Expression.x()
+    found = 0
+    for factor in (0.5, 1.0, 1.702, -1.0):
+        for shift in (0.0, 3.0):
+            inner = x * Expression.number(factor) + Expression.number(shift)
+            interval = form.gate(node, inner)
+            if interval is None:
+                continue
+            found += 1
+            for _ in range(200):
+                a = _samples(Variable(node.x.shape), rng)
+                b = a + rng.choice([1e-2, 1.0]) * rng.standard_normal(a.shape)
+                fa, fb = (v * witness([factor * v + shift])[0] for v in (a, b))
+                noise = witness.tolerance * (1 + np.abs(fa) + np.abs(fb)) * 10
+                rise = (fa - fb) * np.sign(a - b)
+                ok = (interval[0] * np.abs(a - b) - noise <= rise) & (
+                    rise <= interval[1] * np.abs(a - b) + noise
+                )
+                assert np.all(ok), f"{where}: x·f({factor}x + {shift}) leaves its slope interval"
+    assert found, f"{where}: a gate that knows no x·f(cx) is of no use"
+
+
+def _in_box(
+    box: Box, spec: Variable, rng: np.random.Generator, shape: tuple[int, ...]
+) -> Array:
+    low, high = np.broadcast_to(box.low, shape), np.broadcast_to(box.high, shape)
+    if box.is_bounded:
+        return low + (high - low) * rng.random(shape)
+    return np.clip(_samples(spec, rng), low, high)
+
+
+def _check_gain(
+    form: Gain, node: Node, use: Example, witness: _Witness, where: str, rng: np.random.Generator
+) -> None:
+    specs = [use.inputs[i] for i in node.variables]
+    boxes = _boxes(node, use)
+    for p in (1.0, 2.0, math.inf):
+        gains = {i: form.gain(node, i, p, boxes) for i in node.variables}
+        joint = form.joint(node, p, boxes) if form.joint else math.inf
+        for g in (*gains.values(), joint):
+            assert g >= 0, f"{where}: a negative gain"
+        for i in node.variables:
+            assert math.isfinite(gains[i]), f"{where}: no finite gain on the example's own box"
+        for _ in range(60):
+            a = [_samples(s, rng) for s in specs if isinstance(s, Variable)]
+            shrink = 10.0 ** rng.uniform(-3, 0)
+            b = [
+                x + shrink * (_samples(s, rng) - x)
+                for x, s in zip(a, specs, strict=True)
+                if isinstance(s, Variable)
+            ]
+            fa = witness(a)
+            for o, y in enumerate(fa):
+                image = form.image(node, boxes, o)
+                slack = witness.tolerance * (1 + np.abs(y))
+                held = np.all(image.low <= y + slack) and np.all(image.high >= y - slack)
+                assert held, f"{where}: output {o} leaves its image"
+            for slot, i in enumerate(node.variables):
+                moved = list(a)
+                moved[slot] = b[slot]
+                _compare(witness, fa, moved, a[slot] - b[slot], gains[i], p, f"{where} input {i}")
+            apart = np.concatenate([(x - y).ravel() for x, y in zip(a, b, strict=True)])
+            _compare(witness, fa, b, apart, joint, p, f"{where} jointly")
+
+
+def _compare(
+    witness: _Witness,
+    fa: list[Array],
+    point: list[Array],
+    step: Array,
+    gain: float,
+    p: float,
+    where: str,
+) -> None:
+    size = float(np.linalg.norm(step.ravel(), p))
+    for o, (y, z) in enumerate(zip(fa, witness(point), strict=True)):
+        rise = float(np.linalg.norm((y - z).ravel(), p))
+        noise = witness.tolerance * (1 + float(np.abs(y).sum()) + float(np.abs(z).sum()))
+        message = f"{where}, p = {p}: quotient {rise / max(size, 1e-300):.6g} > gain {gain:.6g}"
+        assert rise <= gain * size + noise, f"{message} (output {o})"
+
+
+def _boxes(node: Node, use: Example) -> list[Box | None]:
+    boxes: list[Box | None] = []
+    for value, spec in zip(node.inputs, use.inputs, strict=True):
+        if value is None:
+            boxes.append(None)
+        elif isinstance(spec, Variable):
+            boxes.append(Box.of(spec.low, spec.high))
+        else:
+            data = np.asarray(value.constant, np.float64)
+            boxes.append(Box.of(data, data))
+    return boxes

@@ -1,0 +1,1 @@
+"""Formulas that several ops share; rule modules, yours included, build their forms with them."""

@@ -1,0 +1,67 @@
+"""Sliding windows: where each one begins, whatever the exporter used to say so.
+
+pads, auto_pad, ceil_mode, strides, dilations and kernel_shape are settled here, once, for
+convolutions and pools.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxlip.rules import Node
+
+__all__ = ["Windows", "window_counts", "windows"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Per spatial axis: input and output length, window length, stride, dilation, pads."""
+
+    in_spatial: tuple[int, ...]
+    out_spatial: tuple[int, ...]
+    taps: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+
+
+def windows(node: Node, taps: tuple[int, ...] | None = None) -> Windows:
+    """The windows of a convolution or a pool (output lengths are those of the node's output)."""
+    in_spatial, out_spatial = node.x.shape[2:], node.y.shape[2:]
+    d = len(in_spatial)
+    taps = taps or tuple(node.attribute("kernel_shape"))
+    strides = tuple(node.attribute("strides") or (1,) * d)
+    dilations = tuple(node.attribute("dilations") or (1,) * d)
+    pads = tuple(node.attribute("pads") or (0,) * (2 * d))
+    begin, end = pads[:d], pads[d:]
+    auto: Any = node.attribute("auto_pad", "NOTSET")
+    if auto == "VALID":
+        begin = end = (0,) * d
+    elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        total = [
+            max(0, (o - 1) * s + dil * (k - 1) + 1 - i)
+            for i, o, k, s, dil in zip(
+                in_spatial, out_spatial, taps, strides, dilations, strict=True
+            )
+        ]
+        less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        begin, end = (less, more) if auto == "SAME_UPPER" else (more, less)
+    return Windows(in_spatial, out_spatial, taps, strides, dilations, begin, end)
+
+
+def window_counts(node: Node) -> list[npt.NDArray[np.int64]]:
+    """Per axis, in how many windows each input position lies."""
+    w = windows(node)
+    counts = []
+    for i, o, k, s, dil, b in zip(
+        w.in_spatial, w.out_spatial, w.taps, w.strides, w.dilations, w.begin, strict=True
+    ):
+        read = s * np.arange(o)[:, None] + dil * np.arange(k)[None] - b
+        inside = read[(read >= 0) & (read < i)]
+        counts.append(np.bincount(inside, minlength=i).astype(np.int64))
+    return counts
