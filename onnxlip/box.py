@@ -21,6 +21,7 @@ class Box:
 
     @classmethod
     def of(cls, low: Any, high: Any) -> Box:
+        """The box between two numbers or arrays. Raises ValueError unless low ≤ high."""
         lo, hi = np.asarray(low, np.float64), np.asarray(high, np.float64)
         if not np.all(lo <= hi):  # also refuses NaN
             raise ValueError("a box needs low ≤ high")
@@ -33,10 +34,12 @@ class Box:
 
     @property
     def is_whole(self) -> bool:
+        """Whether it is all of ℝⁿ."""
         return bool(np.all(np.isneginf(self.low)) and np.all(np.isposinf(self.high)))
 
     @property
     def is_bounded(self) -> bool:
+        """Whether no end is infinite."""
         return bool(np.all(np.isfinite(self.low)) and np.all(np.isfinite(self.high)))
 
     @property

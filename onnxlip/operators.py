@@ -125,8 +125,8 @@ class Operator:
         return self._apply("gram", x, self.map.columns, self.map.columns)
 
     def _apply(self, what: str, x: Floats, n: int, m: int) -> Floats:
-        flat = np.ascontiguousarray(x, dtype=self.dtype).reshape(-1, n)
-        if n == 0 or m == 0:
+        flat = np.atleast_2d(np.ascontiguousarray(x, dtype=self.dtype))  # n may be 0
+        if self.map.rows == 0 or self.map.columns == 0:
             y: Floats = np.zeros((flat.shape[0], m), self.dtype)
         else:
             if what not in self._programs:

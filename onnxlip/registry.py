@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 
 from onnxlip.errors import RuleError, UsageError
 from onnxlip.lowering import Lowering, Lowerings
-from onnxlip.rules import Node, Rule
+from onnxlip.rules import Amendment, Fixed, Node, Rule
+from onnxlip.univariate import Expression
+
+Algebra = Callable[[Node, Sequence[Expression | None]], Expression | None]
 
 __all__ = ["Registered", "RuleSet", "built_in", "rule_set"]
 
@@ -31,9 +34,15 @@ class Registered:
 class RuleSet:
     """An immutable, ordered collection of rules with the lowerings that go with them."""
 
-    def __init__(self, registered: Sequence[Registered], lowerings: Lowerings) -> None:
+    def __init__(
+        self,
+        registered: Sequence[Registered],
+        lowerings: Lowerings,
+        amendments: Sequence[Amendment] = (),
+    ) -> None:
         self.registered = tuple(registered)
         self.lowerings = lowerings
+        self.amendments = tuple(amendments)
         self._by_op: dict[tuple[str, str], list[Registered]] = {}
         for entry in self.registered:
             key = (_domain(entry.rule.domain), entry.rule.op_type)
@@ -54,6 +63,34 @@ class RuleSet:
             return None
         newest = max(entry.rule.since for entry in fitting)
         return [entry for entry in fitting if entry.rule.since == newest][-1]
+
+    def fixed(self, node: Node) -> Fixed | None:
+        """The form of a node that depends on shapes and types only (its outputs not known yet)."""
+        entries = self._by_op.get((_domain(node.domain), node.op_type), ())
+        forms = [
+            e.rule.form for e in entries if isinstance(e.rule.form, Fixed) and e.rule.applies(node)
+        ]
+        return forms[-1] if forms else None
+
+    def always_fixed(self, op_type: str, domain: str = "") -> bool:
+        """Whether every use of this op depends on shapes and types only."""
+        entries = self._by_op.get((_domain(domain), op_type), ())
+        return bool(entries) and all(isinstance(e.rule.form, Fixed) for e in entries)
+
+    def shape_of(self, node: Node) -> Sequence[tuple[int, ...]] | None:
+        """The outputs' shapes by a rule, for an op that onnx has no schema of; None if no rule
+        knows the op."""
+        entries = self._by_op.get((_domain(node.domain), node.op_type), ())
+        said = [e.rule.shape for e in entries if e.rule.shape is not None]
+        if said:
+            return said[-1](node)
+        return [node.x.shape] if entries else None
+
+    def algebra(self, op_type: str, domain: str = "") -> Algebra | None:
+        """What an arithmetic op makes of expressions, whichever of its rules says so."""
+        entries = self._by_op.get((_domain(domain), op_type), ())
+        said = [e.rule.algebra for e in entries if e.rule.algebra is not None]
+        return said[-1] if said else None
 
     def knows(self, op_type: str, domain: str = "") -> bool:
         """Whether there is any rule for this op, whatever its inputs."""
@@ -77,15 +114,17 @@ def built_in() -> RuleSet:
     package = importlib.import_module("onnxlip.ops")
     registered: list[Registered] = []
     lowerings: list[Lowering] = []
+    amendments: list[Amendment] = []
     add = None
     for found in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{found.name}")
         registered += [Registered(rule, module.__name__) for rule in _rules_of(module)]
         lowerings += getattr(module, "LOWERINGS", ())
+        amendments += getattr(module, "AMENDMENTS", ())
         add = getattr(module, "ADD", add)
     if add is None:
         raise RuleError("onnxlip.ops offers no ADD: the installation is broken; reinstall onnxlip")
-    return RuleSet(registered, Lowerings(tuple(lowerings), add))
+    return RuleSet(registered, Lowerings(tuple(lowerings), add), amendments)
 
 
 def rule_set(rules: Iterable[Rule] = (), modules: Iterable[str] = ()) -> RuleSet:
@@ -99,13 +138,16 @@ def rule_set(rules: Iterable[Rule] = (), modules: Iterable[str] = ()) -> RuleSet
     for module in [*_entry_points(), *(_import(name) for name in modules)]:
         found = _rules_of(module)
         if not found:
-            raise UsageError(f"module '{module.__name__}' offers no RULES: define RULES = (rule, …)")
+            raise UsageError(
+                f"module '{module.__name__}' offers no RULES: define RULES = (rule, …)"
+            )
         registered += [Registered(rule, module.__name__) for rule in found]
         extra += getattr(module, "LOWERINGS", ())
     registered += [Registered(rule, "argument") for rule in rules]
     if len(registered) == len(base.registered) and not extra:
         return base
-    return RuleSet(registered, base.lowerings.extended(tuple(extra)))
+    lowerings = base.lowerings.extended(tuple(extra))
+    return RuleSet(registered, lowerings, base.amendments)
 
 
 def _entry_points() -> list[ModuleType]:

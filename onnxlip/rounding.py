@@ -18,7 +18,18 @@ from collections.abc import Iterable
 UNIT = 2.0**-53
 TINY = 2.0**-1022
 
-__all__ = ["TINY", "UNIT", "add_up", "div_up", "down", "gamma", "mul_up", "norm_up", "sqrt_up", "up"]
+__all__ = [
+    "TINY",
+    "UNIT",
+    "add_up",
+    "div_up",
+    "down",
+    "gamma",
+    "mul_up",
+    "norm_up",
+    "sqrt_up",
+    "up",
+]
 
 
 def up(x: float) -> float:

@@ -1,12 +1,13 @@
 """What a rule is: local facts about one op, stated as a value.
 
 A rule says what one op is mathematically and nothing about networks; composition is written
-once, in the engine. Exactly one of four *forms*:
+once, in the engine. Exactly one of five *forms*:
 
     Affine       y_o = Σ_i A_oi x_i + b_o       gives the linear map A_oi
     Elementwise  y = f(x), entry by entry       gives slope intervals and images on a box
     Gain         anything else with a bound     gives ‖f(x) − f(y)‖_p / ‖x − y‖_p on a box
     Refusal      no bound exists                says why, and what the user can do
+    Fixed        y depends on shapes only       gives y: a constant of the network
 
 To teach onnxlip an op, write such a value and pass it: `analyze(model, rules=[mine])`,
 `onnxlip --rules mymodule`, or an entry point of group "onnxlip.rules". Later ones win.
@@ -29,10 +30,12 @@ from onnxlip.univariate import Expression
 
 __all__ = [
     "Affine",
+    "Amendment",
     "Box",
     "Constant",
     "Elementwise",
     "Example",
+    "Fixed",
     "Form",
     "Gain",
     "Node",
@@ -59,6 +62,7 @@ class Value:
 
     @property
     def size(self) -> int:
+        """Number of entries."""
         return math.prod(self.shape)
 
 
@@ -191,7 +195,24 @@ class Refusal:
     reason: str
 
 
-Form = Affine | Elementwise | Gain | Refusal
+@dataclass(frozen=True)
+class Fixed:
+    """y depends on the shapes and types of its inputs only: value(node) → the outputs' data."""
+
+    value: Callable[[Node], Sequence[npt.NDArray[Any]]]
+
+
+Form = Affine | Elementwise | Gain | Refusal | Fixed
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """What the conversion of an old file forgets: attributes that nodes of this op must get
+    (unless they have them) when the file's operator set is below `before`."""
+
+    op_type: str
+    before: int
+    attributes: Mapping[str, Any]
 
 
 # ── a rule and its examples ───────────────────────────────────────────────────────────────
@@ -217,6 +238,7 @@ class Constant:
     seed: int = 0
 
     def array(self) -> npt.NDArray[Any]:
+        """The data, or the random draw that stands for it."""
         if self.data is not None:
             return np.asarray(self.data, dtype=self.dtype)
         draw = np.random.default_rng(self.seed).standard_normal(self.shape)
@@ -251,9 +273,7 @@ def constant(
     return Constant(data, shape, positive, dtype, seed)
 
 
-def example(
-    *inputs: Variable | Constant | None, outputs: int = 1, **attributes: Any
-) -> Example:
+def example(*inputs: Variable | Constant | None, outputs: int = 1, **attributes: Any) -> Example:
     """An example call of the rule's op: its inputs in order, its attributes by name."""
     return Example(inputs, attributes, outputs)
 
@@ -280,6 +300,8 @@ class Rule:
     examples: never empty, except for a Refusal; tests and catalogue run on them.
     applies: which uses of the op the rule covers; of several rules that fit, the one with the
     greatest `since` ≤ the model's opset is taken, and among these the last registered.
+    shape(node) → the outputs' shapes, for an op that onnx has no schema of; None means that the
+    output is shaped like the first variable input.
     algebra(node, operands): for arithmetic ops, the expression that the op makes of those of its
     inputs (one per position, None where an input is left out), or None where it is none. Ops
     without it become atoms of their own if they are Elementwise.
@@ -293,3 +315,4 @@ class Rule:
     since: int = 1
     applies: Callable[[Node], bool] = always
     algebra: Callable[[Node, Sequence[Expression | None]], Expression | None] | None = None
+    shape: Callable[[Node], Sequence[tuple[int, ...]]] | None = None

@@ -39,6 +39,7 @@ class Atom:
 
     @property
     def order(self) -> str:
+        """Text by which atoms are sorted and told apart."""
         return f"{self.key}({self.inner.text})"
 
 
@@ -54,6 +55,7 @@ class Expression:
 
     @classmethod
     def make(cls, terms: Mapping[Term, Fraction], notes: Iterable[str] = ()) -> Expression:
+        """From coefficients by term; zeros are dropped."""
         kept = ((t, c) for t, c in terms.items() if c)
         ordered = sorted(kept, key=lambda tc: (tc[0][0], [a.order for a in tc[0][1]]))
         return cls(tuple(ordered), tuple(dict.fromkeys(notes)))
@@ -70,6 +72,7 @@ class Expression:
 
     @classmethod
     def atom(cls, atom: Atom) -> Expression:
+        """F(inner) itself."""
         return cls.make({(0, (atom,)): Fraction(1)}, atom.inner.notes)
 
     @property
@@ -140,6 +143,7 @@ class Expression:
         return Expression.number(1 / c) if c else None
 
     def with_note(self, note: str) -> Expression:
+        """The same function, with one more idealisation to tell."""
         return Expression(self.terms, (*self.notes, note))
 
     # ── what the engine asks ──────────────────────────────────────────────────────────────

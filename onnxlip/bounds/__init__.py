@@ -1,0 +1,1 @@
+"""Bounds of whole networks, from the norms of their blocks."""

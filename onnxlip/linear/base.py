@@ -15,7 +15,17 @@ from dataclasses import dataclass
 
 from onnxlip.errors import RuleError
 
-__all__ = ["LinearMap", "Product", "Sum", "Transposed", "compose"]
+__all__ = ["LinearMap", "Product", "Sum", "Transposed", "chained_ulps", "compose"]
+
+
+def chained_ulps(*errors: float) -> float:
+    """`ulps` of a product of coefficients, from the factors' own.
+
+    Π(1 + δ_i) − 1 ≤ e^s − 1 with s = Σ|δ_i|; 1 ppm covers all beyond the first order while
+    Σ ulps < 2³².
+    """
+    total = sum(errors)
+    return total if max(errors, default=0.0) == total else total * 1.000001
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +107,18 @@ class Transposed(LinearMap):
         return self.of.cap()
 
     def after(self, inner: LinearMap) -> LinearMap | None:
-        # Aᵀ B = (Bᵀ A)ᵀ: whatever can be folded on one side can on the other.
-        folded = inner.adjoint.after(self.of) or self.of.before(inner.adjoint)
+        # Aᵀ B = (Bᵀ A)ᵀ: whatever can be folded on one side can on the other. An adjoint that
+        # is itself Transposed would ask back for the same product.
+        mirror = inner.adjoint
+        folded = None if isinstance(mirror, Transposed) else mirror.after(self.of)
+        folded = folded or self.of.before(mirror)
         return folded.adjoint if folded else None
 
     def before(self, outer: LinearMap) -> LinearMap | None:
-        folded = self.of.after(outer.adjoint) or outer.adjoint.before(self.of)
+        mirror = outer.adjoint
+        folded = self.of.after(mirror)
+        if folded is None and not isinstance(mirror, Transposed):
+            folded = mirror.before(self.of)
         return folded.adjoint if folded else None
 
 
@@ -122,9 +138,7 @@ class Product(LinearMap):
 
     @property
     def ulps(self) -> float:
-        # Π(1 + δ_i) over paths: each path's coefficient errs by Σ ulps to first order; the
-        # 1 ppm covers the higher orders for any Σ ulps below 2³⁰.
-        return sum(f.ulps for f in self.factors) * 1.000001
+        return chained_ulps(*(f.ulps for f in self.factors))
 
     @property
     def adjoint(self) -> LinearMap:

@@ -16,10 +16,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.linear.base import LinearMap, Transposed
+from onnxlip.linear.base import LinearMap, Transposed, chained_ulps
 from onnxlip.linear.matrix import Matrix
 from onnxlip.linear.monomial import Monomial, selection
-from onnxlip.rounding import gamma, up
+from onnxlip.linear.scaling import scaled
+from onnxlip.rounding import gamma, mul_up, up
 
 __all__ = ["Convolution", "convolution"]
 
@@ -45,11 +46,11 @@ class Convolution(LinearMap):
 
     @property
     def c_out(self) -> int:
-        return self.kernel.shape[0]
+        return int(self.kernel.shape[0])
 
     @property
     def c_in(self) -> int:
-        return self.kernel.shape[1] * self.groups
+        return int(self.kernel.shape[1]) * self.groups
 
     @property
     def rows(self) -> int:
@@ -80,14 +81,20 @@ class Convolution(LinearMap):
 
     @cached_property
     def bound(self) -> float:
-        size = np.abs(self.grouped.astype(np.float64))
-        if size.size == 0:
-            return 0.0
-        axes = tuple(range(3, size.ndim))
-        per_output = size.sum(axis=(2, *axes)).max()  # ‖|A|‖_∞ away from borders
-        # Each (output channel, tap) reads an input pixel for at most one output pixel.
-        per_input = size.sum(axis=(1, *axes)).max()  # ‖|A|‖₁ at stride 1
-        return up(up(float(max(per_output, per_input)) * up(1.0 + gamma(self.terms))) * 1.000001)
+        per_output = per_input = np.float64(0.0)
+        for group in self.grouped:  # one float64 copy at a time
+            size = np.abs(group.astype(np.float64))
+            if size.size == 0:
+                continue
+            axes = tuple(range(2, size.ndim))
+            # ‖|A|‖_∞ away from borders; np.maximum keeps NaN, where max() may not
+            per_output = np.maximum(per_output, size.sum(axis=(1, *axes)).max())
+            # ‖|A|‖₁ at stride 1: each (output channel, tap) reads a pixel for one output pixel.
+            per_input = np.maximum(per_input, size.sum(axis=(0, *axes)).max())
+        total = float(np.maximum(per_output, per_input))
+        if not math.isfinite(total):
+            return math.inf
+        return mul_up(total, up(1.0 + gamma(self.terms)), up(1.0 + gamma(1.01 * self.relative)))
 
     def cap(self) -> float:
         return self.bound
@@ -95,29 +102,41 @@ class Convolution(LinearMap):
     def after(self, inner: LinearMap) -> LinearMap | None:
         if not isinstance(inner, Monomial):
             return None
-        scale = inner.constant_along(self.batch * self.c_in)
+        if inner.is_identity:
+            return self
+        scale = self._per_channel(inner, self.c_in)
         if scale is None:
             return None
-        scale = scale.reshape(self.batch, self.c_in)
-        if not np.array_equal(scale, np.broadcast_to(scale[:1], scale.shape)):
-            return None
-        per_group = scale[0].reshape(self.groups, 1, self.c_in // self.groups)
+        per_group = scale.reshape(self.groups, 1, self.c_in // self.groups)
         factor = np.expand_dims(per_group, tuple(range(3, 3 + len(self.taps))))
-        kernel = (self.grouped * factor).reshape(self.kernel.shape)
-        return replace(self, kernel=kernel, relative=self.relative + inner.relative + 1.0)
+        return self._scaled(factor, inner.relative)
 
     def before(self, outer: LinearMap) -> LinearMap | None:
         if not isinstance(outer, Monomial):
             return None
-        scale = outer.constant_along(self.batch * self.c_out)
+        if outer.is_identity:
+            return self
+        scale = self._per_channel(outer, self.c_out)
         if scale is None:
             return None
-        scale = scale.reshape(self.batch, self.c_out)
-        if not np.array_equal(scale, np.broadcast_to(scale[:1], scale.shape)):
+        factor = scale.reshape(self.groups, -1, *(1,) * (self.kernel.ndim - 1))
+        return self._scaled(factor, outer.relative)
+
+    def _per_channel(self, map_: Monomial, channels: int) -> npt.NDArray[np.float64] | None:
+        """The factors of a scaling that is the same in all pixels and in all of the batch."""
+        scale = map_.constant_along(self.batch * channels)
+        if scale is None:
             return None
-        factor = scale[0].reshape(self.c_out, *(1,) * (self.kernel.ndim - 1))
-        ulps = self.relative + outer.relative + 1.0
-        return replace(self, kernel=self.kernel * factor, relative=ulps)
+        scale = scale.reshape(self.batch, channels)
+        return scale[0] if np.array_equal(scale, np.broadcast_to(scale[:1], scale.shape)) else None
+
+    def _scaled(self, factor: npt.NDArray[np.float64], ulps: float) -> LinearMap | None:
+        product = scaled(self.grouped, factor)
+        if product is None:
+            return None
+        kernel, rounded = product
+        ulps = chained_ulps(self.relative, ulps, rounded)
+        return replace(self, kernel=kernel.reshape(self.kernel.shape), relative=ulps)
 
 
 def convolution(conv: Convolution) -> LinearMap:
@@ -134,6 +153,7 @@ def convolution(conv: Convolution) -> LinearMap:
         blocks = conv.grouped.reshape(g, conv.c_out // g, -1)
         matrix = Matrix(blocks, outer=conv.batch, inner=pixels, relative=conv.relative)
         grid = np.arange(conv.columns).reshape(conv.batch, conv.c_in, *conv.in_spatial)
-        steps = tuple(slice(0, (o - 1) * s + 1, s) for o, s in zip(conv.out_spatial, conv.strides, strict=True))
+        spatial = zip(conv.out_spatial, conv.strides, strict=True)
+        steps = tuple(slice(0, (o - 1) * s + 1, s) for o, s in spatial)
         return matrix @ selection(grid[(slice(None), slice(None), *steps)], conv.columns)
     return conv

@@ -11,15 +11,17 @@ factors of identity change no norm, ‖A‖_p = max_j ‖W_j‖_p.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.linear.base import LinearMap
+from onnxlip.linear.base import LinearMap, chained_ulps
 from onnxlip.linear.monomial import Monomial
-from onnxlip.rounding import gamma, up
+from onnxlip.linear.scaling import scaled
+from onnxlip.rounding import gamma, mul_up, up
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,11 +39,13 @@ class Matrix(LinearMap):
 
     @property
     def rows(self) -> int:
-        return self.outer * self.blocks.shape[0] * self.blocks.shape[1] * self.inner
+        b, m, _ = self.blocks.shape
+        return int(self.outer * b * m * self.inner)
 
     @property
     def columns(self) -> int:
-        return self.outer * self.blocks.shape[0] * self.blocks.shape[2] * self.inner
+        b, _, k = self.blocks.shape
+        return int(self.outer * b * k * self.inner)
 
     @property
     def ulps(self) -> float:
@@ -49,7 +53,7 @@ class Matrix(LinearMap):
 
     @property
     def terms(self) -> int:
-        return max(self.blocks.shape[1:]) + 1
+        return int(max(self.blocks.shape[1:])) + 1
 
     @property
     def adjoint(self) -> LinearMap:
@@ -61,18 +65,22 @@ class Matrix(LinearMap):
         b, m, k = self.blocks.shape
         if not (b and m and k):
             return 0.0, 0.0
-        one = inf = 0.0
+        one = inf = np.float64(0.0)
         step = max(1, (1 << 22) // max(1, k))  # bounded float64 copies of float32 weights
         for block in self.blocks:
             column = np.zeros(k)
             for i in range(0, m, step):
                 part = np.abs(block[i : i + step].astype(np.float64))
                 column += part.sum(axis=0)
-                inf = max(inf, float(part.sum(axis=1).max()))
-            one = max(one, float(column.max()))
-        slack = up(1.0 + gamma(1.01 * self.relative))
-        widen = [up(up(s * up(1.0 + gamma(max(m, k)))) * slack) if s else 0.0 for s in (one, inf)]
-        return widen[0], widen[1]
+                inf = np.maximum(inf, part.sum(axis=1).max())  # keeps NaN, where max() may not
+            one = np.maximum(one, column.max())
+        return self._widened(float(one), m), self._widened(float(inf), k)
+
+    def _widened(self, total: float, summands: int) -> float:
+        if not math.isfinite(total):
+            return math.inf
+        slack = up(1.0 + gamma(1.01 * self.relative)) if self.relative else 1.0
+        return mul_up(total, up(1.0 + gamma(summands - 1)) if summands > 1 else 1.0, slack)
 
     def cap(self) -> float:
         return max(self.sums)
@@ -80,29 +88,33 @@ class Matrix(LinearMap):
     def after(self, inner: LinearMap) -> LinearMap | None:
         if not isinstance(inner, Monomial) or not inner.injective:
             return None
+        if inner.is_identity:
+            return self
         b, m, k = self.blocks.shape
-        rounded = 0.0 if inner.weight is None else 1.0
-        ulps = self.relative + inner.relative + rounded
-        if inner.index is None:
-            weight = inner.weight
-            if weight is None:
-                return self
+        weight, index = inner.weight, inner.index
+        # A dense block absorbs a permutation or a padding of its columns: a flattened image
+        # in another layout. Not where that would make the matrix much larger.
+        if index is not None and (self.outer * b * self.inner != 1 or inner.n > 2 * k):
+            return None
+        blocks, rounded = self.blocks, 0.0
+        if weight is not None:
             if weight.ndim:
                 view = weight.reshape(self.outer, b, k, self.inner)
                 first = view[:1, :, :, :1]
                 if not np.array_equal(view, np.broadcast_to(first, view.shape)):
                     return None
                 weight = first[0, :, None, :, 0]
-            return replace(self, blocks=self.blocks * weight, relative=ulps)
-        # A dense block absorbs a permutation or a padding of its columns: a flattened image
-        # in another layout. Not where that would make the matrix much larger.
-        if self.outer * b * self.inner != 1 or inner.n > 2 * k:
-            return None
-        read = inner.index >= 0
-        scaled = self.blocks if inner.weight is None else self.blocks * inner.weight
-        wide = np.zeros((1, m, inner.n), scaled.dtype)
-        wide[:, :, inner.index[read]] = scaled[:, :, read]
-        return replace(self, blocks=wide, relative=ulps)
+            product = scaled(blocks, weight)
+            if product is None:
+                return None
+            blocks, rounded = product
+        if index is not None:
+            read = index >= 0
+            wide = np.zeros((1, m, inner.n), blocks.dtype)
+            wide[:, :, index[read]] = blocks[:, :, read]
+            blocks = wide
+        ulps = chained_ulps(self.relative, inner.relative, rounded)
+        return replace(self, blocks=blocks, relative=ulps)
 
     def before(self, outer: LinearMap) -> LinearMap | None:
         if not isinstance(outer, Monomial) or not outer.injective:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.linear.base import LinearMap, Transposed
+from onnxlip.linear.base import LinearMap, Transposed, chained_ulps
+from onnxlip.linear.scaling import scaled
 from onnxlip.rounding import TINY, gamma, sqrt_up, up
 
 Floats = npt.NDArray[np.float64]
@@ -92,10 +93,8 @@ class Monomial(LinearMap):
             return w, 1
         kept = self.index >= 0
         counts = np.bincount(self.index[kept], minlength=max(self.n, 1))
-        return (
-            np.bincount(self.index[kept], weights=w[kept], minlength=max(self.n, 1)),
-            int(counts.max(initial=0)),
-        )
+        sums: Any = np.bincount(self.index[kept], weights=w[kept], minlength=max(self.n, 1))
+        return sums, int(counts.max(initial=0))
 
     def norm(self, p: float) -> float:
         """‖A‖_p rounded up, the coefficients' own error included; p ∈ {1, 2, ∞}."""
@@ -104,17 +103,21 @@ class Monomial(LinearMap):
         slack = 1.0 if not self.relative else up(1.0 + up(1.01 * self.relative * 2.0**-53))
         w = self.dense_weight()
         top = float(w.max())
-        if p == math.inf or top == 0 or not math.isfinite(top) or self.injective:
+        if not math.isfinite(top):  # also for NaN
+            return math.inf
+        if p == math.inf or top == 0 or self.injective:
             return top if slack == 1.0 else up(top * slack)
-        scale = 2.0 ** math.frexp(top)[1]  # a power of two keeps squares in range, exactly
-        scaled = Monomial(self.n, self.index, w / scale)
-        sums, longest = scaled.column_sums(1 if p == 1 else 2)
+        # A power of two keeps squares in range, exactly; it leaves weights of ±1 as they are.
+        scale = 2.0 ** (math.frexp(top)[1] - 1)
+        unit = Monomial(self.n, self.index, w / scale)
+        sums, longest = unit.column_sums(1 if p == 1 else 2)
         total = float(sums.max())
         if total != round(total) or np.any(w / scale != np.round(w / scale)):
             # one rounding per square and per addition; sums of integers are exact
             total = up(total * up(1.0 + gamma(longest + 1)) + longest * TINY)
         root = total if p == 1 else sqrt_up(total)
-        return up(up(root * scale) * slack) if slack != 1.0 or root != round(root) else root * scale
+        exact = slack == 1.0 and root == round(root) and scale > 2.0**-1000
+        return root * scale if exact else up(up(root * scale) * slack)
 
     def cap(self) -> float:
         return max(self.norm(1), self.norm(math.inf))
@@ -132,10 +135,15 @@ class Monomial(LinearMap):
             weight = inner.weight
             if weight is not None and weight.ndim:
                 weight = np.where(outer >= 0, weight[outer], 0.0)
-        rounded = self.weight is not None and weight is not None
-        if self.weight is not None:
-            weight = self.weight if weight is None else self.weight * weight
-        ulps = self.relative + inner.relative + (1.0 if rounded else 0.0)
+        rounded = 0.0
+        if self.weight is not None and weight is not None:
+            product = scaled(weight, self.weight)
+            if product is None:
+                return None
+            weight, rounded = product
+        elif weight is None:
+            weight = self.weight
+        ulps = chained_ulps(self.relative, inner.relative, rounded)
         return Monomial(inner.n, index, weight, ulps)
 
     def before(self, outer: LinearMap) -> LinearMap | None:
@@ -148,13 +156,14 @@ class Monomial(LinearMap):
     def constant_along(self, groups: int) -> Floats | None:
         """The `groups` factors of a pure scaling that is constant on each of `groups` equal runs
         of the vector (channels of one image), or None if it is not such a scaling."""
-        if self.index is not None or self.n % groups:
+        if self.index is not None or not self.n or self.n % groups:
             return None
         if self.weight is None or self.weight.ndim == 0:
             return np.full(groups, 1.0 if self.weight is None else float(self.weight))
         runs = self.weight.reshape(groups, -1)
         first = runs[:, :1]
-        return first[:, 0].copy() if np.array_equal(runs, np.broadcast_to(first, runs.shape)) else None
+        same = np.array_equal(runs, np.broadcast_to(first, runs.shape))
+        return first[:, 0].copy() if same else None
 
 
 def identity(n: int) -> Monomial:

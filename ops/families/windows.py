@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxlip.ops.families.coefficients import require
 from onnxlip.rules import Node
 
-__all__ = ["Windows", "window_counts", "windows"]
+__all__ = ["Windows", "require_one_reading", "window_counts", "windows"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,21 @@ def windows(node: Node, taps: tuple[int, ...] | None = None) -> Windows:
         less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         begin, end = (less, more) if auto == "SAME_UPPER" else (more, less)
     return Windows(in_spatial, out_spatial, taps, strides, dilations, begin, end)
+
+
+def require_one_reading(node: Node, w: Windows) -> None:
+    """Raises ModelError where runtimes disagree on where auto_pad = SAME_* puts the windows:
+    a stride so large that padding would be below −1, and pools with dilations."""
+    if not str(node.attribute("auto_pad", "NOTSET")).startswith("SAME"):
+        return
+    least = min(
+        (o - 1) * s + d * (k - 1) + 1 - i
+        for i, o, k, s, d in zip(
+            w.in_spatial, w.out_spatial, w.taps, w.strides, w.dilations, strict=True
+        )
+    )
+    plain = least >= -1 and (node.op_type == "Conv" or max(w.dilations) == 1)
+    require(plain, node, "runtimes disagree on auto_pad with these strides; export explicit pads")
 
 
 def window_counts(node: Node) -> list[npt.NDArray[np.int64]]:

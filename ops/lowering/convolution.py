@@ -35,10 +35,14 @@ def _pad(e: Emitter, x: str, begin: list[int], end: list[int], lead: int = 2) ->
     return str(e.Pad(x, e.constant([0] * lead + begin + [0] * lead + end)))
 
 
-def _crop(e: Emitter, x: str, starts: list[int], sizes: list[int], lead: int, steps: list[int]) -> str:
+def _crop(
+    e: Emitter, x: str, starts: list[int], sizes: list[int], lead: int, steps: list[int]
+) -> str:
     stops = [a + s * (n - 1) + 1 for a, n, s in zip(starts, sizes, steps, strict=True)]
     axes = list(range(lead, lead + len(starts)))
-    return str(e.Slice(x, e.constant(starts), e.constant(stops), e.constant(axes), e.constant(steps)))
+    return str(
+        e.Slice(x, e.constant(starts), e.constant(stops), e.constant(axes), e.constant(steps))
+    )
 
 
 def forward(e: Emitter, a: Convolution, x: str) -> str:

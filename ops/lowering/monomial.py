@@ -32,7 +32,9 @@ def adjoint(e: Emitter, a: Monomial, y: str) -> str:
     if a.index is None:
         return y
     batch = e.Slice(e.Shape(y), e.constant([0]), e.constant([1]))
-    zero = e.Mul(e.Slice(y, e.constant([0]), e.constant([1]), e.constant([1])), e.weight(np.zeros(1)))
+    zero = e.Mul(
+        e.Slice(y, e.constant([0]), e.constant([1]), e.constant([1])), e.weight(np.zeros(1))
+    )
     zeros = e.Expand(zero, e.Concat(batch, e.constant([a.n]), axis=0))
     where = e.constant(np.maximum(a.index, 0)[None])
     where = e.Expand(where, e.Concat(batch, e.constant([a.rows]), axis=0))

@@ -1,0 +1,180 @@
+"""AutoLip (Virmaux & Scaman 2018, Algorithm 1) over the network's blocks.
+
+With L_i a bound for block input i, relative to the network's input in the p-norm,
+
+    L_out = min( Σ_i ‖A_i‖_p L_i ,  ‖[A_1 … A_m]‖_p ‖(L_1 … L_m)‖_p )
+
+for an affine block: the sum of Algorithm 1, or the norm of the joint block times the norm of the
+stacked inputs, which is what a concatenation needs. Nonlinear blocks likewise, with their gains.
+Everything is rounded up, so the result is a theorem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxlip.certificate import Bracket
+from onnxlip.network import AffineBlock, Block, GainBlock, Network, SlopeBlock
+from onnxlip.rounding import add_up, mul_up, norm_up
+
+__all__ = ["BlockNorm", "autolip", "measure", "network_bound", "pair_bounds", "shares"]
+
+
+@dataclass(frozen=True)
+class BlockNorm:
+    """What AutoLip knows of one block.
+
+    each: a bound per block input; whole: for all inputs stacked. For affine blocks these are
+    brackets of operator norms; for nonlinear ones the lower ends are 0 where unknown.
+    """
+
+    each: tuple[Bracket, ...]
+    whole: Bracket
+
+
+def measure(
+    network: Network,
+    p: float,
+    bracket: Callable[[AffineBlock, int], Bracket],
+    joint: Callable[[AffineBlock, Sequence[Bracket]], Bracket],
+    progress: Callable[[str], None] = lambda name: None,
+) -> tuple[BlockNorm, ...]:
+    """The norms of all blocks, in order. `bracket` and `joint` say those of affine maps."""
+    measured = []
+    for block in network.blocks:
+        progress(block.name)
+        if isinstance(block, AffineBlock):
+            each = tuple(bracket(block, j) for j in range(len(block.maps)))
+            whole = each[0] if len(each) == 1 else joint(block, each)
+        elif isinstance(block, SlopeBlock):
+            gain = _slope_gain(block)
+            each = (gain,) * len(block.inputs)
+            whole = gain
+        else:
+            each = tuple(_gain(block.gain(name, p)) for name in block.inputs)
+            whole = _whole_gain(block, each, p)
+        measured.append(BlockNorm(each, whole))
+    return tuple(measured)
+
+
+def _slope_gain(block: SlopeBlock) -> Bracket:
+    top = max(float(np.abs(block.alpha).max(initial=0)), float(np.abs(block.beta).max(initial=0)))
+    return Bracket(0.0, top, "", "slope interval")
+
+
+def _gain(value: float) -> Bracket:
+    return Bracket(0.0, value, "", "gain of the op")
+
+
+def _whole_gain(block: GainBlock, each: Sequence[Bracket], p: float) -> Bracket:
+    if len(each) == 1:
+        return each[0]
+    best = norm_up((b.upper for b in each), _dual(p))
+    read = [block.node.value(i).name for i in block.node.variables]
+    if block.form.joint is not None and len(set(read)) == len(read) == len(block.inputs):
+        best = min(best, block.form.joint(block.node, p, block.boxes))
+    return _gain(best)
+
+
+def _dual(p: float) -> float:
+    """q with Σ a_i b_i ≤ ‖a‖_q ‖b‖_p."""
+    return {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[p]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """How one block's bound came about: the weights of its inputs, and ln of its gain."""
+
+    weights: tuple[float, ...]
+    log_gain: float
+
+
+def autolip(
+    network: Network,
+    norms: Sequence[BlockNorm],
+    p: float,
+    seeds: Mapping[str, float],
+) -> tuple[dict[str, float], list[_Step]]:
+    """Bounds of all tensors, given those of the network's inputs (1 for all: moved together)."""
+    bounds: dict[str, float] = dict(seeds)
+    steps = []
+    for block, norm in zip(network.blocks, norms, strict=True):
+        inner = [bounds.get(name, 0.0) for name in block.inputs]
+        terms = [mul_up(b.upper, x) for b, x in zip(norm.each, inner, strict=True)]
+        total = add_up(*terms)
+        stacked = mul_up(norm.whole.upper, norm_up(inner, p))
+        together = len(inner) > 1 and stacked < total
+        value = stacked if together else total
+        for name in block.outputs:
+            if name not in seeds:  # an interior tensor that was chosen as an input stays one
+                bounds[name] = value
+        steps.append(_step(norm, inner, terms, together, p))
+    return bounds, steps
+
+
+def _step(
+    norm: BlockNorm, inner: Sequence[float], terms: Sequence[float], together: bool, p: float
+) -> _Step:
+    if together:
+        size = np.asarray(inner) if p == 1 else np.asarray(inner) ** 2
+        if p == math.inf:
+            size = (np.asarray(inner) == max(inner)).astype(float)
+        weights = size / size.sum() if size.sum() > 0 else size
+        return _Step(tuple(map(float, weights)), _log(norm.whole.upper))
+    total = sum(terms)
+    if not total > 0 or math.isinf(total):
+        return _Step((0.0,) * len(terms), 0.0)
+    weights = np.asarray(terms) / total
+    gain = sum(w * _log(b.upper) for w, b in zip(weights, norm.each, strict=True) if w)
+    return _Step(tuple(map(float, weights)), gain)
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else 0.0
+
+
+def network_bound(
+    network: Network, norms: Sequence[BlockNorm], p: float
+) -> tuple[float, dict[tuple[str, str], float], tuple[float, ...]]:
+    """(bound for all inputs moved together to all outputs stacked, bounds by pair, shares)."""
+    together, steps = autolip(network, norms, p, dict.fromkeys(network.inputs, 1.0))
+    by_output = {o: together.get(o, 0.0) for o in network.outputs}
+    pairs = pair_bounds(network, norms, p)
+    for output in network.outputs:  # the stacked input bounds each pair's path by duality
+        paths = norm_up((pairs[i, output] for i in network.inputs), _dual(p))
+        by_output[output] = min(by_output[output], paths)
+    return norm_up(by_output.values(), p), pairs, shares(network, steps)
+
+
+def pair_bounds(
+    network: Network, norms: Sequence[BlockNorm], p: float
+) -> dict[tuple[str, str], float]:
+    """A bound per (input, output), the other inputs held fixed."""
+    pairs: dict[tuple[str, str], float] = {}
+    for source in network.inputs:
+        seeds = {name: float(name == source) for name in network.inputs}
+        bounds, _ = autolip(network, norms, p, seeds)
+        for output in network.outputs:
+            pairs[source, output] = bounds.get(output, 0.0)
+    return pairs
+
+
+def shares(network: Network, steps: Sequence[_Step]) -> tuple[float, ...]:
+    """Each block's part in ln(bound): its elasticity times ln of its gain, normalised so that
+    the absolute values sum to 1. Negative where a block contracts."""
+    elasticity: dict[str, float] = {}
+    for output in network.outputs:
+        elasticity[output] = elasticity.get(output, 0.0) + 1.0 / len(network.outputs)
+    parts = [0.0] * len(steps)
+    for k in range(len(steps) - 1, -1, -1):
+        block: Block = network.blocks[k]
+        here = sum(elasticity.pop(name, 0.0) for name in block.outputs)
+        parts[k] = here * steps[k].log_gain
+        for name, weight in zip(block.inputs, steps[k].weights, strict=True):
+            elasticity[name] = elasticity.get(name, 0.0) + here * weight
+    total = sum(map(abs, parts))
+    return tuple(part / total if total else 0.0 for part in parts)

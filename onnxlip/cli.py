@@ -1,0 +1,263 @@
+"""The command line.
+
+    onnxlip MODEL [options]     bound a model
+    onnxlip ops                 the catalogue of rules
+
+Exit codes: 0 fine, 1 the gate (--max) is exceeded, 2 wrong use or unreadable file, 3 unsupported
+or not Lipschitz.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxlip import __version__
+from onnxlip.errors import OnnxlipError, UsageError
+
+if TYPE_CHECKING:
+    from onnxlip.report import Report
+
+__all__ = ["bound", "main", "ops"]
+
+GATE_EXCEEDED = 1
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, separator, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(d) for d in dims.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--shape {text}: write it as NAME=1,3,224,224 (or 1,3,224,224 for an only input)"
+        ) from None
+    return (name if separator else ""), shape
+
+
+@click.command(
+    "onnxlip",
+    epilog="Other commands: 'onnxlip ops' prints the catalogue of rules. Exit codes: 0 fine, "
+    "1 gate exceeded, 2 wrong use or unreadable file, 3 unsupported or not Lipschitz.",
+)
+@click.argument("model", type=click.Path())
+@click.option(
+    "--norm",
+    type=click.Choice(["1", "2", "inf"]),
+    default="2",
+    show_default=True,
+    help="The p-norm, of inputs and outputs alike.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1,3,224,224",
+    help="Shape of an input with open dimensions (batch becomes 1 by itself).",
+)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="TENSOR",
+    help="Bound from this tensor (also an interior one). Repeatable.",
+)
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="TENSOR",
+    help="Bound to this tensor (also an interior one). Repeatable.",
+)
+@click.option(
+    "--max",
+    "limit",
+    type=click.FloatRange(min=0),
+    metavar="BOUND",
+    help="Gate: exit with 1 if the certified upper bound is above.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where onnxruntime runs.",
+)
+@click.option(
+    "--rules",
+    "rule_modules",
+    multiple=True,
+    metavar="MODULE",
+    help="A Python module with RULES of yours; they win over ours. Repeatable.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of random starts; the same seed gives the same figures.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print the upper bound only.")
+@click.option("--verbose", "-v", is_flag=True, help="List every block and how it was bounded.")
+@click.version_option(__version__, prog_name="onnxlip")
+def bound(
+    model: str,
+    norm: str,
+    shapes: tuple[str, ...],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    limit: float | None,
+    as_json: bool,
+    provider: str,
+    rule_modules: tuple[str, ...],
+    seed: int,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Certified upper bound of the Lipschitz constant of an ONNX MODEL."""
+    from onnxlip.analysis import Analysis, parse_norm
+    from onnxlip.registry import rule_set
+
+    _import_from_here(rule_modules)
+    start = time.perf_counter()
+    analysis = Analysis(
+        model,
+        parse_norm(norm),
+        dict(map(_parse_shape, shapes)),
+        inputs,
+        outputs,
+        rule_set(modules=rule_modules),
+        provider,
+        seed,
+    )
+    try:
+        report = _with_progress(analysis.report, quiet or as_json)
+    except OnnxlipError as error:
+        if as_json and error.refused:
+            seconds = time.perf_counter() - start
+            click.echo(analysis.refusal(error.refused, seconds).to_json())
+        raise
+    _show(report, as_json, quiet, verbose)
+    assert report.upper is not None
+    if limit is not None and report.upper.value > limit:
+        click.echo(
+            f"onnxlip: gate exceeded: certified upper bound {report.upper.value:.6g} "
+            f"> --max {limit:.6g}",
+            err=True,
+        )
+        return GATE_EXCEEDED
+    return 0
+
+
+def _import_from_here(modules: tuple[str, ...]) -> None:
+    """--rules finds modules in the current folder, as `python -m` does."""
+    if modules and "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def _with_progress(run: Callable[..., Report], silent: bool) -> Report:
+    """Run with a bar on a terminal's stderr, shown once the work has taken half a second."""
+    if silent or not sys.stderr.isatty():
+        return run()
+    start, bar = time.perf_counter(), None
+
+    def tell(done: int, total: int, name: str) -> None:
+        nonlocal bar
+        if bar is None and time.perf_counter() - start > 0.5:
+            bar = _bar()
+            bar[0].start()
+        if bar is not None:
+            bar[0].update(bar[1], completed=done - 1, total=total, description=name[:40])
+
+    try:
+        return run(tell)
+    finally:
+        if bar is not None:
+            bar[0].stop()
+
+
+def _bar() -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    progress = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    return progress, progress.add_task("", total=None)
+
+
+def _show(report: Report, as_json: bool, quiet: bool, verbose: bool) -> None:
+    if as_json:
+        click.echo(report.to_json())
+        return
+    if quiet:
+        assert report.upper is not None
+        click.echo(f"{report.upper.value!r}")
+        return
+    from rich.console import Console
+
+    from onnxlip.report.text import print_report
+
+    print_report(report, Console(width=None if sys.stdout.isatty() else 120), verbose)
+
+
+@click.command("onnxlip ops")
+@click.option(
+    "--rules",
+    "rule_modules",
+    multiple=True,
+    metavar="MODULE",
+    help="A Python module with RULES of yours. Repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the catalogue as JSON.")
+def ops(rule_modules: tuple[str, ...], as_json: bool) -> int:
+    """The catalogue of rules: op, version, form, source, and where the rule comes from."""
+    from onnxlip.registry import rule_set
+    from onnxlip.report.catalogue import catalogue_json, print_catalogue
+
+    _import_from_here(rule_modules)
+    rules = rule_set(modules=rule_modules)
+    if as_json:
+        click.echo(catalogue_json(rules))
+    else:
+        from rich.console import Console
+
+        print_catalogue(rules, Console(width=None if sys.stdout.isatty() else 120))
+    return 0
+
+
+_COMMANDS = {"ops": ops}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. A file named like a command is ./NAME."""
+    words = sys.argv[1:] if arguments is None else arguments
+    command, rest = bound, words
+    if words and words[0] in _COMMANDS:
+        command, rest = _COMMANDS[words[0]], words[1:]
+    try:
+        code = command.main(rest, standalone_mode=False)
+        return int(code or 0)
+    except OnnxlipError as error:
+        click.echo(f"onnxlip: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"onnxlip: {error.format_message()} (--help tells more)", err=True)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("onnxlip: stopped", err=True)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except MemoryError:
+        click.echo("onnxlip: out of memory; nothing was written", err=True)
+        return 2

@@ -1,0 +1,101 @@
+"""Brackets lower ≤ ‖A‖_p ≤ upper of linear maps: where all methods meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxlip.certificate import Bracket
+from onnxlip.errors import RuleError
+from onnxlip.linear import LinearMap, Product, Sum, selection
+from onnxlip.lowering import Lowerings
+from onnxlip.norms.induced import induced_bounds
+from onnxlip.norms.lower import spectral_lower
+from onnxlip.norms.structure import overlap
+from onnxlip.norms.upper import least, meeting, spectral_upper
+from onnxlip.norms.workspace import Bound, Workspace
+from onnxlip.rounding import add_up
+
+__all__ = ["bracket", "joint"]
+
+
+def bracket(
+    linear: LinearMap,
+    lowerings: Lowerings,
+    p: float,
+    *,
+    provider: str = "cpu",
+    seed: int = 0,
+) -> Bracket:
+    """Certified bounds of ‖A‖_p from both sides, p ∈ {1, 2, ∞}.
+
+    upper is ∞ where a coefficient is not finite or products overflow, lower 0 where nothing is
+    known. provider: where float32 iterations run ("auto", "cpu", "cuda"); what is proved runs on
+    the CPU in float64. The same seed gives the same figures.
+
+    Raises RuleError if the ends contradict each other: a map's cap, terms or lowering is wrong.
+    """
+    work = Workspace(lowerings, provider, seed)
+    with np.errstate(all="ignore"):  # overflow and NaN are handled as values
+        if p == 2:
+            return _made(spectral_lower(linear, work), spectral_upper(linear, work), linear)
+        return _made(*induced_bounds(linear, p, work), linear)
+
+
+def joint(
+    maps: Sequence[LinearMap],
+    each: Sequence[Bracket],
+    lowerings: Lowerings,
+    p: float,
+    *,
+    provider: str = "cpu",
+    seed: int = 0,
+) -> Bracket:
+    """Certified bounds of ‖[A_1 … A_m]‖_p: several inputs, stacked, into one output.
+
+    each: the maps' own brackets for this p. p = 1: exactly the largest of them. p = 2: as
+    `upper.meeting` for maps that read disjoint inputs; p = ∞: row sums, else the sum of norms.
+    Small stacks are written out.
+    """
+    if len(maps) == 1:
+        return each[0]
+    lower = max((Bound(b.lower, b.lower_method) for b in each), key=lambda b: b.value)
+    uppers = [b.upper for b in each]
+    if p == 1:
+        top = max(each, key=lambda b: b.upper)
+        return Bracket(lower.value, top.upper, lower.method, top.upper_method)
+    work = Workspace(lowerings, provider, seed)
+    stacked = _stacked(maps)
+    with np.errstate(all="ignore"):
+        if p == 2:
+            upper = Bound(meeting(uppers, overlap(tuple(maps)), 1), "sum of branches")
+            dense = work.dense(stacked)
+            if dense is not None:
+                lower = max(lower, Bound(dense.lower, "quotient at a singular vector"))
+                upper = least(upper, Bound(dense.upper, "written out, dense Cholesky"))
+            return _made(lower, upper, stacked)
+        low, high = induced_bounds(stacked, p, work)
+        return _made(max(lower, low), least(high, Bound(add_up(*uppers), "sum")), stacked)
+
+
+def _stacked(maps: Sequence[LinearMap]) -> LinearMap:
+    """Σ A_j P_j, P_j the part of the stacked input that is input j."""
+    n = sum(a.columns for a in maps)
+    parts, begin = [], 0
+    for a in maps:
+        parts.append(Product((a, selection(np.arange(begin, begin + a.columns), n))))
+        begin += a.columns
+    return Sum(tuple(parts))
+
+
+def _made(lower: Bound, upper: Bound, linear: LinearMap) -> Bracket:
+    top = upper if upper.value == upper.value else Bound(math.inf, "")
+    if lower.value > top.value:
+        raise RuleError(
+            f"the norm of a {linear.rows}×{linear.columns} {type(linear).__name__} would be at least "
+            f"{lower.value!r} ({lower.method}) and at most {top.value!r} ({top.method}): its cap, "
+            "its terms or its lowering is wrong"
+        )
+    return Bracket(lower.value, top.value, lower.method, top.method)

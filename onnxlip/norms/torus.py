@@ -1,0 +1,306 @@
+"""Certified 2-norm of a convolution: the twisted minimal torus, and the size-free supremum.
+
+Per axis let a convolution read n = s·p + d·t − b for outputs p < O, and let the image fill
+[0, H). Put it on a circle of N = s·M sites with
+
+    N ≥ H + max(b, overhang),  N ≥ s·O,     overhang = what the last window reads beyond H − 1.
+
+Reads below 0 wrap to [N − b, N) and reads beyond H stay below N, so all of them land on zeros,
+and they may pick up any phase e^{±2πiθ} on the way round. So the convolution is P C E with E an
+isometric embedding, C a circulant that is twisted by θ, and P a restriction to O of M outputs:
+‖A‖₂ ≤ ‖C‖₂ = max_j σ_max K̂(2π(j + θ)/M). Taps whose shifts have a common step g (dilation) decouple
+into g circles of M/g sites, if g divides M: M is rounded up. Axes multiply. θ ∈ {0, ½} keeps the
+symmetry of ±ω; the θ with the least maximum is taken, groups of channels together.
+
+Any size. Let ω* maximise σ_max K̂ over one axis, with singular vectors u, v. Shifted to the middle,
+f(ω) = uᴴ K̂(ω) v e^{−iωD/2} is of exponential type D/2 (D the degree, the largest shift). Its real part,
+turned to be maximal at ω*, is at least cos(D(ω − ω*)/2) times that maximum near ω* (Riesz;
+Duffin & Schaeffer 1938, for half-integer frequencies), and some point of M equidistant ones is
+within π/M of ω*. So sup ≤ max over the M-grid / cos(πD/2M), for M > D, whatever its offset; axis by
+axis. This replaces the torus where that would need many more frequencies.
+
+For every frequency λmax of the Gram symbol Ĝ (`symbol`) is at most ‖Ĝ‖_F, or is shown to be below
+s² + μ by Cholesky (`definite`), with s² just above the maximum that a search found; a frequency
+where that fails has its own eigenvalue computed, and s² grows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxlip.linear import Convolution
+from onnxlip.norms.definite import proved_margin
+from onnxlip.norms.dense import dense_norm
+from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, exponent_of, float64, rescaled
+from onnxlip.norms.krylov import ritz, ritz_values
+from onnxlip.norms.symbol import Grid, Shifts, Symbol, autocorrelation, roots, shifts
+from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
+
+__all__ = ["TorusBound", "torus_bound", "torus_shape"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Site = tuple[int, ...]
+
+_CHUNK = 1 << 20  # complex entries of the Grams held at a time (16 MiB, times a few)
+_MEMORY = 1 << 27  # float64 entries of all correlations of one group (1 GiB)
+_BUDGET = 4e9  # floating-point operations per group above which a coarser grid is taken
+_LOSSES = (5e-4, 1e-3, 2.5e-3, 5e-3)  # relative losses per axis that a coarser grid may have
+_SLACK = 2.0**-38  # how far s² lies above the maximum that was found
+_ROOT2 = up(math.sqrt(2.0))
+
+
+@dataclass(frozen=True)
+class TorusBound:
+    """upper ≥ ‖A‖₂; the group of channels that it comes from; which theorem it is."""
+
+    upper: float
+    group: int
+    method: str
+
+
+def torus_shape(conv: Convolution) -> tuple[int, ...]:
+    """The least number of output sites per axis on which the convolution is a compression."""
+    sites = []
+    for h, o, k, s, d, b in zip(
+        conv.in_spatial,
+        conv.out_spatial,
+        conv.taps,
+        conv.strides,
+        conv.dilations,
+        conv.begin,
+        strict=True,
+    ):
+        overhang = s * (o - 1) + d * (k - 1) - b - (h - 1)
+        length = max(h + max(b, overhang, 0), s * o)
+        sites.append(-(-length // s))
+    return tuple(sites)
+
+
+def torus_bound(conv: Convolution) -> TorusBound | None:
+    """Upper bound of ‖A‖₂ for the stored kernel, or None where it would take too much memory."""
+    grouped = conv.grouped
+    if not grouped.size or not conv.rows or not conv.columns:
+        return TorusBound(0.0, 0, "zero")
+    top = max(float(grouped.max()), -float(grouped.min()))
+    if not math.isfinite(top):
+        return TorusBound(math.inf, 0, "not finite")
+    if top == 0:
+        return TorusBound(0.0, 0, "zero")
+    exponent = exponent_of(top)
+    shifted = shifts(float64(grouped, exponent), conv.strides, conv.dilations)
+    shape = tuple(
+        -(-m // g) if degree else 1
+        for m, g, degree in zip(torus_shape(conv), shifted.steps, shifted.degrees, strict=True)
+    )
+    p, _, m, k = shifted.parts.shape
+    if p == 1:
+        found = _one_shift(shifted)
+    elif min(m, k) == 1:
+        found = _scalar(shifted, *_grid_shape(shifted, shape, p, min(m, k)))
+    else:
+        lags = math.prod(2 * n + 1 for n in shifted.degrees) // 2 + 1
+        if lags * min(m, k) ** 2 > _MEMORY:
+            return None
+        found = _matrices(shifted, *_grid_shape(shifted, shape, lags, min(m, k)))
+    upper = rescaled(Enclosure(0.0, found.upper), exponent).upper
+    return TorusBound(upper, found.group, found.method)
+
+
+def _one_shift(shifted: Shifts) -> TorusBound:
+    """No window overlaps another: the symbol is one matrix."""
+    norms = [dense_norm(part[None]).upper for part in shifted.parts[0]]
+    return TorusBound(max(norms), int(np.argmax(norms)), "dense Cholesky")
+
+
+def _grid_shape(
+    shifted: Shifts, exact: tuple[int, ...], lags: int, n: int
+) -> tuple[tuple[int, ...], float]:
+    """Frequencies per axis, and the factor that the bound then has (1 on the torus itself)."""
+
+    def cost(shape: tuple[int, ...]) -> float:
+        return math.prod(shape) / 2 * (4 / 3 * n**3 + 4 * lags * n**2 + 1e4)
+
+    if cost(exact) <= _BUDGET:
+        return exact, 1.0
+    shape, factor = exact, 1.0
+    for loss in _LOSSES:
+        coarse = [math.ceil(math.pi * n / (2 * math.sqrt(2 * loss))) for n in shifted.degrees]
+        shape = tuple(min(m, max(c, 1)) for m, c in zip(exact, coarse, strict=True))
+        if cost(shape) <= _BUDGET:
+            break
+    for m, whole, degree in zip(shape, exact, shifted.degrees, strict=True):
+        if m < whole:  # cos(πD/2M), from the table for 2M
+            factor = mul_up(factor, div_up(1.0, down(float(roots(2 * m)[degree].real) - UNIT)))
+    return shape, factor
+
+
+def _method(factor: float) -> str:
+    return "twisted torus" if factor == 1.0 else "supremum over all sizes"
+
+
+def _grids(shape: tuple[int, ...]) -> list[Grid]:
+    """All twists of the axes that have more than one site."""
+    choices = [(1, 0) if m > 1 else (0,) for m in shape]
+    return [Grid(shape, twist) for twist in itertools.product(*choices)]
+
+
+def _scalar(shifted: Shifts, shape: tuple[int, ...], factor: float) -> TorusBound:
+    """Groups with one channel on a side: K̂ is a vector, and every frequency is evaluated.
+
+    Re K̂_f and Im K̂_f are sums of p products with cos and sin within 4du, so K̂_f errs by
+    √2 γ_{p+4d} Σ|K_f|; the vector errs by the norm of these. The norm of r computed pairs has
+    2r squares: γ_{2r}.
+    """
+    p, g = shifted.parts.shape[:2]
+    taps = shifted.parts.reshape(p, -1)  # (p, g · r)
+    r = taps.shape[1] // g
+    worst = np.full(g, np.inf)
+    step = max(1, _CHUNK // (g * r))
+    for grid in _grids(shape):
+        sites, best = grid.half(), np.zeros(g)
+        for i in range(0, len(sites), step):
+            cos, sin = grid.phases(sites[i : i + step], shifted.places)
+            squares = (cos @ taps) ** 2 + (sin @ taps) ** 2
+            best = np.maximum(best, squares.reshape(-1, g, r).sum(axis=2).max(axis=0))
+        worst = np.minimum(worst, best)
+    sums = np.abs(taps).sum(axis=0).reshape(g, r)
+    group = int(worst.argmax())
+    value = sqrt_up(add_up(mul_up(float(worst[group]), up(1.0 + gamma(2 * r + 2))), UNDERFLOW))
+    sizes = mul_up(sqrt_up(float((sums**2).sum(axis=1).max())), up(1.0 + gamma(p + r + 3)))
+    error = mul_up(_ROOT2, gamma(p + 4 * len(shape)), sizes)
+    return TorusBound(mul_up(add_up(value, error), factor), group, _method(factor))
+
+
+def _matrices(shifted: Shifts, shape: tuple[int, ...], factor: float) -> TorusBound:
+    """Groups in the order of their size; all are shown to stay below one square."""
+    sizes = np.square(shifted.parts).sum(axis=(0, 2, 3))
+    square = margin = error = 0.0
+    best = 0
+    for j in np.argsort(-sizes, kind="stable"):
+        symbol = autocorrelation(shifted.places, shifted.parts[:, j])
+        if symbol.cap <= square:
+            continue
+        raised, slack = _certify(symbol, shape, square)
+        if raised > square:
+            square, best = raised, int(j)
+        margin, error = max(margin, slack), max(error, symbol.error)
+    upper = sqrt_up(add_up(square, margin, error, UNDERFLOW))
+    return TorusBound(mul_up(upper, factor), best, _method(factor))
+
+
+def _certify(symbol: Symbol, shape: tuple[int, ...], floor: float) -> tuple[float, float]:
+    """(s², μ) with λmax(Ĝ(ω)) ≤ s² + μ at all sites of the grid with the best twist; s² ≥ floor."""
+    search = _Search(symbol)
+    grid, peak = search.best_grid(_grids(shape))
+    square, margin = max(floor, peak * (1.0 + _SLACK)), 0.0
+    sites = grid.half()
+    step = max(1, _CHUNK // symbol.order**2)
+    for i in range(0, len(sites), step):
+        grams = symbol.grams(grid, sites[i : i + step])
+        square, slack = _prove(_unproved(grams, square), square)
+        margin = max(margin, slack)
+    return square, margin
+
+
+def _unproved(grams: npt.NDArray[Any], square: float) -> npt.NDArray[Any]:
+    """Those whose Frobenius norm does not already bound λmax by `square`."""
+    n = grams.shape[1]
+    flat = grams.reshape(len(grams), -1).view(np.float64)
+    frobenius = np.einsum("bi,bi->b", flat, flat) * up(1.0 + gamma(2 * n * n))
+    keep = ~(frobenius <= down(square * square))
+    return grams if keep.all() else grams[keep]
+
+
+def _prove(grams: npt.NDArray[Any], square: float) -> tuple[float, float]:
+    """(s², μ) for a stack: s² = square if possible, else as little more as found necessary."""
+    margin = proved_margin(grams, square)
+    if margin is not None:
+        return square, margin
+    if len(grams) > 1:
+        half = len(grams) // 2
+        square, first = _prove(grams[:half], square)
+        square, second = _prove(grams[half:], square)
+        return square, max(first, second)
+    guess, slack = max(square, _largest(grams[0])), _SLACK
+    while margin is None:
+        square = guess * (1.0 + slack) + UNDERFLOW
+        margin, slack = proved_margin(grams, square), slack * 8
+        if slack > 8:
+            return math.inf, 0.0
+    return square, margin
+
+
+def _largest(gram: npt.NDArray[Any]) -> float:
+    n = len(gram)
+    if n <= 256:
+        return float(np.linalg.eigvalsh(gram)[-1])
+    rng = np.random.default_rng(n)
+    start = rng.standard_normal(n) + 1j * rng.standard_normal(n)
+    return ritz(lambda x: gram @ x, start, steps=200, tolerance=1e-10)[0]
+
+
+class _Search:
+    """Where the symbol is largest: a coarse grid, then uphill. Nothing here is a bound."""
+
+    def __init__(self, symbol: Symbol) -> None:
+        self._symbol = symbol
+        self._rng = np.random.default_rng(0)
+        self._degrees = symbol.lags.max(axis=0)
+
+    def best_grid(self, grids: list[Grid]) -> tuple[Grid, float]:
+        """The grid with the least maximum found, and that maximum."""
+        first = grids[0]
+        axes = [
+            range(0, m, max(1, m // (2 * int(degree) + 2)))
+            for m, degree in zip(first.shape, self._degrees, strict=True)
+        ]
+        steps = tuple(max(1, axis.step // 2) for axis in axes)
+        value, peak = self._climb(first, list(itertools.product(*axes)), steps)
+        found = [(value, 0, peak)]
+        for k, grid in enumerate(grids[1:], 1):  # the same peak, seen from other sites
+            near = [
+                tuple(
+                    math.floor(j + (a - b) / 2) + step
+                    for j, a, b, step in zip(peak, first.twist, grid.twist, move, strict=True)
+                )
+                for move in itertools.product((0, 1), repeat=len(grid.shape))
+            ]
+            value, site = self._climb(grid, near, (1,) * len(grid.shape))
+            found.append((value, k, site))
+        _, k, site = min(found)
+        gram = self._symbol.grams(grids[k], np.array([site]))[0]
+        return grids[k], max(0.0, _largest(gram))
+
+    def _climb(self, grid: Grid, sites: list[Site], steps: tuple[int, ...]) -> tuple[float, Site]:
+        """From the best of these sites uphill, in steps that are halved to 1."""
+        seen: dict[Site, float] = {}
+        self._evaluate(grid, sites, seen)
+        moves = list(itertools.product((-1, 0, 1), repeat=len(grid.shape)))
+        while True:
+            best = max(seen, key=seen.__getitem__)
+            around = [
+                tuple(j + s * o for j, s, o in zip(best, steps, move, strict=True))
+                for move in moves
+            ]
+            self._evaluate(grid, around, seen)
+            if max(seen, key=seen.__getitem__) != best:
+                continue
+            if max(steps) == 1:
+                return seen[best], best
+            steps = tuple(max(1, s // 2) for s in steps)
+
+    def _evaluate(self, grid: Grid, sites: list[Site], seen: dict[Site, float]) -> None:
+        new = list(dict.fromkeys(s for s in map(grid.canonical, sites) if s not in seen))
+        step = max(1, _CHUNK // self._symbol.order**2)
+        for i in range(0, len(new), step):
+            part = new[i : i + step]
+            grams = self._symbol.grams(grid, np.array(part, dtype=np.int64))
+            values = ritz_values(grams, 12, self._rng)
+            seen.update(zip(part, values.tolist(), strict=True))

@@ -1,0 +1,122 @@
+"""Certified upper bounds of ‖A‖₂, by what kind of map A is.
+
+Each kind's bound holds for the true coefficients: that of the stored ones plus
+ulps · 2⁻⁵³ ‖|Â|‖ (`coefficient_error`). cap ≥ √(‖A‖₁‖A‖_∞) ≥ ‖A‖₂ is what remains where nothing better
+is known, and caps everything else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import singledispatch
+
+from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Product, Sum, Transposed
+from onnxlip.norms.structure import isometric_core, overlap
+from onnxlip.norms.workspace import Bound, Workspace, coefficient_error
+from onnxlip.rounding import add_up, mul_up, norm_up, sqrt_up
+
+__all__ = ["least", "meeting", "spectral_upper"]
+
+_SHARP = 1e-9  # a written-out matrix whose error is below this needs no other bound
+
+
+def spectral_upper(a: LinearMap, work: Workspace) -> Bound:
+    """U ≥ ‖A‖₂ and the method that gave it; ∞ where nothing finite is known."""
+    if not (a.rows and a.columns):
+        return Bound(0.0, "empty")
+    found = work.once(a, "upper", lambda: _upper(a, work))
+    return least(found, Bound(a.cap(), "row and column sums"))
+
+
+def least(*bounds: Bound) -> Bound:
+    """The least of some bounds; NaN, which comes of overflow, counts as ∞."""
+    sound = [b if b.value == b.value else Bound(math.inf, b.method) for b in bounds]
+    return min(sound, key=lambda b: b.value)
+
+
+@singledispatch
+def _upper(a: LinearMap, work: Workspace) -> Bound:
+    """A kind of map that this module does not know (a user's)."""
+    return _written_out(a, work) or Bound(math.inf, "")
+
+
+@_upper.register
+def _(a: Monomial, work: Workspace) -> Bound:
+    return Bound(a.norm(2), "closed form")
+
+
+@_upper.register
+def _(a: Matrix, work: Workspace) -> Bound:
+    return Bound(work.matrix(a).upper, "dense Cholesky")
+
+
+@_upper.register
+def _(a: Transposed, work: Workspace) -> Bound:
+    return spectral_upper(a.of, work)
+
+
+@_upper.register
+def _(a: Convolution, work: Workspace) -> Bound:
+    if a.batch > 1:  # I ⊗ A
+        return spectral_upper(work.once(a, "one image", lambda: replace(a, batch=1)), work)
+    written = _written_out(a, work)  # the exact norm: no torus is below it
+    if written is not None:
+        return written
+    torus = work.torus(a)
+    if torus is None:
+        return Bound(math.inf, "")
+    return Bound(add_up(torus.upper, coefficient_error(a)), torus.method)
+
+
+@_upper.register
+def _(a: Product, work: Workspace) -> Bound:
+    core = isometric_core(a)
+    if core is not None:
+        inner = spectral_upper(core[0], work)
+        return Bound(mul_up(inner.value, core[1].upper), inner.method)
+    written = _written_out(a, work)
+    if written is not None and _is_sharp(a, written.value, work):
+        return written
+    factors = [spectral_upper(f, work).value for f in a.factors]
+    product = Bound(mul_up(*factors), "product of factors")
+    return product if written is None else least(written, product)
+
+
+@_upper.register
+def _(a: Sum, work: Workspace) -> Bound:
+    written = _written_out(a, work)
+    if written is not None and _is_sharp(a, written.value, work):
+        return written
+    norms = [spectral_upper(s, work).value for s in a.summands]
+    columns = overlap(tuple(s.adjoint for s in a.summands))
+    met = Bound(meeting(norms, overlap(a.summands), columns), "sum of branches")
+    return met if written is None else least(written, met)
+
+
+def meeting(norms: list[float], rows: int, columns: int) -> float:
+    """‖Σ A_j‖₂ when at most `rows` of the maps write to one output entry and at most `columns`
+    of them read one input entry.
+
+    ‖Σ A_j x‖² ≤ rows Σ‖A_j x‖² (Cauchy and Schwarz, entry by entry), and ‖A_j x‖ ≤ ‖A_j‖‖x_j‖ with
+    Σ‖x_j‖² ≤ columns ‖x‖², x_j the part of x that A_j reads. So concatenated branches give
+    √Σ‖A_j‖², and blocks on a diagonal max‖A_j‖.
+    """
+    r, c = float(rows), float(columns)
+    root = norm_up(norms, 2)
+    return min(
+        add_up(*norms),
+        mul_up(sqrt_up(r), root),
+        mul_up(sqrt_up(c), root),
+        mul_up(sqrt_up(mul_up(r, c)), max(norms)),
+    )
+
+
+def _written_out(a: LinearMap, work: Workspace) -> Bound | None:
+    dense = work.dense(a)
+    return None if dense is None else Bound(dense.upper, "written out, dense Cholesky")
+
+
+def _is_sharp(a: LinearMap, value: float, work: Workspace) -> bool:
+    written = work.materialised(a)
+    return written is not None and written.error <= _SHARP * value

@@ -1,0 +1,151 @@
+"""What the bounds of one map share: how products are made, and what has been computed already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxlip.linear import Convolution, LinearMap, Matrix, Product, Sum, Transposed
+from onnxlip.lowering import Lowerings
+from onnxlip.norms.dense import dense_norm
+from onnxlip.norms.enclosure import Enclosure
+from onnxlip.norms.torus import TorusBound, torus_bound
+from onnxlip.operators import Operator
+from onnxlip.rounding import TINY, UNIT, add_up, gamma, mul_up
+
+__all__ = ["Bound", "Materialised", "Workspace", "coefficient_error", "product_error"]
+
+T = TypeVar("T")
+
+_SHORT = 1024  # a map with at most so many rows or columns may be written out as a matrix …
+_ENTRIES = 4_000_000  # … of at most so many entries (32 MB)
+_BATCH = 1 << 21  # float64 entries of the largest intermediate of one batch of columns
+
+
+class Bound(NamedTuple):
+    """One end of a bracket and how it was found."""
+
+    value: float
+    method: str
+
+
+class Materialised(NamedTuple):
+    """matrix, with ‖A − matrix‖_p ≤ error for p = 1, 2, ∞."""
+
+    matrix: npt.NDArray[np.float64]
+    error: float
+
+
+def coefficient_error(a: LinearMap) -> float:
+    """‖A − Â‖_p ≤ ulps · 2⁻⁵³ ‖|Â|‖_p for the stored coefficients Â, with room for cap's own."""
+    return mul_up(UNIT, a.ulps, 1.0000001, a.cap()) if a.ulps else 0.0
+
+
+def product_error(a: LinearMap) -> tuple[float, float]:
+    """(c, t) with ‖fl(Âx) − Âx‖_p ≤ c‖x‖_p + t for float64 products, max|x| ≤ 1, p = 1, 2, ∞.
+
+    c = γ_terms ‖|Â|‖. Underflow: each of at most `terms` roundings per entry errs by TINY, which
+    later factors magnify by their row sums; p-norms of n such errors are at most n of them. As
+    a matrix, Â applied to unit vectors errs by c + t.
+    """
+    growth = _growth(a)
+    entry = mul_up(TINY, float(a.terms), growth)
+    return mul_up(gamma(a.terms), a.cap()), mul_up(entry, float(max(a.rows, a.columns)))
+
+
+def _growth(a: LinearMap) -> float:
+    if isinstance(a, Product):
+        return mul_up(*(_growth(f) for f in a.factors))
+    if isinstance(a, Sum):
+        return add_up(*(_growth(s) for s in a.summands))
+    return max(1.0, a.cap())
+
+
+def _widest(a: LinearMap) -> int:
+    """The largest number of entries that applying the map holds at a time, roughly."""
+    if isinstance(a, Product):
+        return max(_widest(f) for f in a.factors)
+    if isinstance(a, Sum):
+        return sum(_widest(s) for s in a.summands)
+    if isinstance(a, Transposed):
+        return _widest(a.of)
+    if isinstance(a, Convolution):  # in float64 one slice of the image per tap
+        return (a.rows + a.columns) * math.prod(a.taps)
+    return a.rows + a.columns
+
+
+@dataclass(eq=False)
+class Workspace:
+    """provider: for float32 iterations; what is proved runs on the CPU in float64."""
+
+    lowerings: Lowerings
+    provider: str = "cpu"
+    seed: int = 0
+    _known: dict[tuple[int, str], tuple[LinearMap, Any]] = field(default_factory=dict)
+
+    def once(self, a: LinearMap, what: str, compute: Callable[[], T]) -> T:
+        """compute(), or what it gave for the same map before."""
+        key = (id(a), what)
+        if key not in self._known:
+            self._known[key] = (a, compute())  # holding the map keeps its id taken
+        found: T = self._known[key][1]
+        return found
+
+    def single(self, a: LinearMap) -> Operator:
+        """The map in float32, for estimates."""
+        return self.once(
+            a, "single", lambda: Operator(a, self.lowerings, np.float32, provider=self.provider)
+        )
+
+    def double(self, a: LinearMap) -> Operator:
+        """The map in float64, for proofs."""
+        return self.once(a, "double", lambda: Operator(a, self.lowerings, np.float64))
+
+    def modulus(self, a: LinearMap) -> Operator:
+        """|A| in float64 (of a composed map: the product of moduli)."""
+        return self.once(
+            a, "modulus", lambda: Operator(a, self.lowerings, np.float64, modulus=True)
+        )
+
+    def matrix(self, a: Matrix) -> Enclosure:
+        """‖A‖₂ of a matrix, its coefficients' error included."""
+        return self.once(a, "norm", lambda: dense_norm(a.blocks).widened(coefficient_error(a)))
+
+    def torus(self, a: Convolution) -> TorusBound | None:
+        """Upper bound of ‖Â‖₂ for the stored kernel."""
+        return self.once(a, "torus", lambda: torus_bound(a))
+
+    def materialised(self, a: LinearMap) -> Materialised | None:
+        """The map written out, or None where that is too large or overflows."""
+        if min(a.rows, a.columns) > _SHORT or a.rows * a.columns > _ENTRIES:
+            return None
+        return self.once(a, "materialised", lambda: self._materialise(a))
+
+    def dense(self, a: LinearMap) -> Enclosure | None:
+        """‖A‖₂ from the written-out map, or None where that is too large."""
+        written = self.materialised(a)
+        if written is None:
+            return None
+        return self.once(
+            a, "dense", lambda: dense_norm(written.matrix[None]).widened(written.error)
+        )
+
+    def _materialise(self, a: LinearMap) -> Materialised | None:
+        operator, tall = self.double(a), a.columns <= a.rows
+        n = min(a.rows, a.columns)
+        step = max(1, _BATCH // max(1, _widest(a)))
+        parts = []
+        for i in range(0, n, step):
+            basis = np.eye(min(step, n - i), n, i)
+            parts.append(operator.matvec(basis) if tall else operator.rmatvec(basis))
+        matrix = np.concatenate(parts)
+        relative, absolute = product_error(a)
+        error = add_up(relative, absolute, coefficient_error(a))
+        if not (np.all(np.isfinite(matrix)) and math.isfinite(error)):
+            return None
+        return Materialised(matrix.T if tall else matrix, error)

@@ -1,0 +1,171 @@
+"""The command line as a user meets it: what is printed where, and the exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+
+from onnxlip.cli import main
+from onnxlip.report import Report, json_schema
+
+TEXT = "net (float[1,4] x) => (float[1,3] y) { a = MatMul(x, w) y = Relu(a) }"
+
+
+@pytest.fixture
+def path(make_model, tmp_path) -> Path:
+    file = tmp_path / "net.onnx"
+    file.write_bytes(make_model(TEXT, w=2 * np.eye(4, 3)).SerializeToString())
+    return file
+
+
+def run(capsys, *words: object) -> tuple[int, str, str]:
+    code = main([str(w) for w in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_person_reads_the_bound(path, capsys):
+    code, out, err = run(capsys, path)
+    assert (code, err) == (0, "")
+    for part in ("upper bound", "certified", "autolip", "MatMul", "share", "x 1×4", "y 1×3"):
+        assert part in out
+
+
+def test_json_follows_the_published_schema(path, capsys):
+    code, out, _ = run(capsys, path, "--json")
+    data = json.loads(out)
+    Draft202012Validator(json_schema()).validate(data)
+    assert code == 0
+    assert data["upper"]["kind"] == "certified"
+    assert data["methods"]["autolip"]["value"] == data["upper"]["value"]
+    assert data["blocks"][0]["norm"]["lower"] <= data["blocks"][0]["norm"]["upper"]
+    assert Report.from_json(out).to_dict() == data
+
+
+def test_the_schema_is_one(capsys):
+    Draft202012Validator.check_schema(json_schema())
+
+
+def test_json_of_a_refusal(make_model, tmp_path, capsys):
+    file = tmp_path / "bad.onnx"
+    text = "n (float[1,4] x) => (float[1,4] y) { a = mine.Foo(x) y = mine.Bar(a) }"
+    file.write_bytes(make_model(text, domains={"mine": 1}).SerializeToString())
+    code, out, err = run(capsys, file, "--json")
+    data = json.loads(out)
+    Draft202012Validator(json_schema()).validate(data)
+    assert code == 3
+    assert data["upper"] is None
+    assert [r["op_type"] for r in data["refused"]] == ["Bar", "Foo"]
+    assert err.startswith("onnxlip: ")
+
+
+def test_quiet_prints_the_number_only(path, capsys):
+    code, out, err = run(capsys, path, "-q")
+    assert (code, err) == (0, "")
+    assert 2 <= float(out) < 2.0001
+
+
+@pytest.mark.parametrize(("limit", "code"), [(1.9, 1), (2.1, 0)])
+def test_the_gate(path, capsys, limit, code):
+    found, _, err = run(capsys, path, "--max", limit)
+    assert found == code
+    assert ("gate exceeded" in err) == (code == 1)
+
+
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_norms(path, capsys, norm):
+    code, out, _ = run(capsys, path, "--norm", norm, "-q")
+    assert code == 0
+    assert float(out) == pytest.approx(2, rel=1e-6)
+
+
+def test_verbose_lists_every_block(make_model, tmp_path, capsys):
+    body = " ".join(f"h{k} = MatMul(x{k}, w) x{k + 1} = Relu(h{k})" for k in range(20))
+    text = f"n (float[1,4] x0) => (float[1,4] x20) {{ {body} }}"
+    file = tmp_path / "deep.onnx"
+    file.write_bytes(make_model(text, w=2 * np.eye(4)).SerializeToString())
+    _, short, _ = run(capsys, file)
+    _, long, _ = run(capsys, file, "--verbose")
+    assert "more that cost less" in short
+    assert sum("MatMul" in line for line in long.splitlines()) >= 20
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["nowhere.onnx"], "no such file"),
+        ([], "Missing argument"),
+        (["a.onnx", "--norm", "3"], "norm"),
+        (["a.onnx", "--no-such-option"], "No such option"),
+        (["a.onnx", "--rules", "no_such_module"], "cannot import rules module"),
+        (["a.onnx", "--shape", "x=1,b"], "write it as"),
+        (["a.onnx", "--max", "much"], "valid float"),
+    ],
+)
+def test_wrong_use_is_one_line_and_2(capsys, words, part):
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert part in err
+    assert err.count("\n") == 1
+
+
+def test_a_text_file_is_one_line_and_2(tmp_path, capsys):
+    (tmp_path / "a.onnx").write_text("hello " * 100)
+    code, out, err = run(capsys, tmp_path / "a.onnx")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_not_lipschitz_is_one_line_and_3(make_model, tmp_path, capsys):
+    file = tmp_path / "sq.onnx"
+    text = "n (float[1,4] x) => (float[1,4] y) { y = Exp(x) }"
+    file.write_bytes(make_model(text).SerializeToString())
+    code, out, err = run(capsys, file)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert "Exp 'y'" in err
+
+
+def test_shapes_inputs_and_outputs(make_model, tmp_path, capsys):
+    file = tmp_path / "open.onnx"
+    text = "n (float[N,C,4] x) => (float[N,C,4] y) { a = Relu(x) y = Mul(a, c) }"
+    file.write_bytes(make_model(text, c=np.float64(3)).SerializeToString())
+    assert run(capsys, file)[0] == 2
+    assert float(run(capsys, file, "--shape", "x=1,2,4", "-q")[1]) == 3
+    assert float(run(capsys, file, "--shape", "1,2,4", "--output", "a", "-q")[1]) == 1
+    assert float(run(capsys, file, "--shape", "1,2,4", "--input", "a", "-q")[1]) == 3
+
+
+def test_version(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert code == 0
+    assert out.startswith("onnxlip, version ")
+
+
+def test_the_catalogue(capsys):
+    code, out, _ = run(capsys, "ops")
+    assert code == 0
+    assert "MaxPool" in out
+    code, out, _ = run(capsys, "ops", "--json")
+    records = json.loads(out)
+    assert {r["form"] for r in records} >= {"affine", "elementwise", "gain", "refusal"}
+
+
+def test_cuda_without_cuda_says_what_to_do(path, capsys):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    code, _, err = run(capsys, path, "--provider", "cuda")
+    assert code == 2
+    assert "onnxruntime-gpu" in err
+
+
+def test_as_a_process(path):
+    ran = subprocess.run(
+        [sys.executable, "-m", "onnxlip", str(path), "-q"], capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert float(ran.stdout) == pytest.approx(2, rel=1e-6)
