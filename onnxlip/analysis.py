@@ -15,6 +15,7 @@ from onnxlip.errors import NotLipschitzError, Refused, UsageError
 from onnxlip.graph import Graph, build_graph
 from onnxlip.model import Model, load
 from onnxlip.network import AffineBlock, Network, build_network
+from onnxlip.operators import resolve
 from onnxlip.registry import RuleSet, rule_set
 from onnxlip.report import BlockReport, Bound, Method, Pair, Report, norm_name
 from onnxlip.rules import Rule
@@ -60,11 +61,17 @@ class Analysis:
         """Affine and nonlinear blocks, with their linear maps and slopes."""
         return build_network(self.model, self.graph, self.rule_set)
 
+    @cached_property
+    def device(self) -> str:
+        """What `provider` comes to on this machine: "cpu" or "cuda"."""
+        return resolve(self.provider)
+
     def norms(self, progress: Progress | None = None) -> tuple[BlockNorm, ...]:
         """Brackets of all blocks, in the order of `network.blocks`."""
         from onnxlip.norms import bracket, joint
 
-        lowerings, total, done = self.rule_set.lowerings, len(self.network.blocks), 0
+        device, lowerings = self.device, self.rule_set.lowerings
+        total, done = len(self.network.blocks), 0
 
         def say(name: str) -> None:
             nonlocal done
@@ -74,11 +81,13 @@ class Analysis:
 
         def one(block: AffineBlock, j: int) -> Bracket:
             return bracket(
-                block.maps[j], lowerings, self.norm, provider=self.provider, seed=self.seed
+                block.maps[j], lowerings, self.norm, provider=device, seed=self.seed
             )
 
         def all_together(block: AffineBlock, each: Sequence[Bracket]) -> Bracket:
-            return joint(block.maps, each, lowerings, self.norm)
+            return joint(
+                block.maps, each, lowerings, self.norm, provider=device, seed=self.seed
+            )
 
         return measure(self.network, self.norm, one, all_together, say)
 
@@ -118,7 +127,7 @@ class Analysis:
                 *self._remarks(upper),
             ),
             rules=self._foreign_rules(),
-            provider=self.provider,
+            provider=self.device,
             seed=self.seed,
             version=__version__,
             seconds=seconds,

@@ -21,9 +21,10 @@ from onnxlip.model import Model
 from onnxlip.registry import RuleSet
 from onnxlip.rules import Node, Value
 
-__all__ = ["MAX_FOLDED_BYTES", "fold"]
+__all__ = ["MAX_FOLDED_BYTES", "UNUSED", "fold"]
 
 MAX_FOLDED_BYTES = 2**30  # one folded constant; AlexNet's largest weight is 151 MB
+UNUSED = Value("", (), np.dtype(np.float32))  # an optional output that the file leaves out
 _SMALL = 4096  # entries: constants that a shape may hang on are at most this large
 
 Array = npt.NDArray[Any]
@@ -325,7 +326,7 @@ class _Walk:
         return Node(
             proto.op_type,
             tuple(self._value(name) if name else None for name in proto.input),
-            tuple(self._value(name) for name in outputs),
+            tuple(self._value(name) if name else UNUSED for name in outputs),
             attributes,
             domain,
             self.model.opsets.get(domain, 1),
@@ -336,7 +337,7 @@ class _Walk:
         """Nodes with all their values, once everything is folded; names are unique."""
         nodes = []
         for proto, attributes in self.found:
-            node = self._node(proto, attributes, tuple(filter(None, proto.output)))
+            node = self._node(proto, attributes, tuple(proto.output))
             name, k = node.name, 1
             while name in self._names:
                 k += 1

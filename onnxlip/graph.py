@@ -18,7 +18,7 @@ from onnxlip.errors import ModelError, NotLipschitzError, Refused, UnsupportedEr
 from onnxlip.folding import fold
 from onnxlip.model import Model
 from onnxlip.registry import Registered, RuleSet
-from onnxlip.rules import Node, Refusal, Value
+from onnxlip.rules import Node, Value
 
 __all__ = ["Graph", "build_graph"]
 
@@ -63,7 +63,8 @@ def build_graph(
         if name not in values:
             raise UsageError(f"{model.name}: there is no tensor '{name}' in the network")
     kinds = {i: value for i, value in values.items() if i in sources}
-    _refuse_integers(model, kinds, found, chosen=bool(inputs))
+    _refuse_integers(model, kinds, found)
+    _refuse_integer_outputs(model, [values[s] for s in sinks])
     nodes = _reachable(found, set(sources), sinks)
     _refuse_nonfinite(model, nodes)
     entries = {n.name: entry for n in nodes if (entry := rules.find(n)) is not None}
@@ -192,10 +193,10 @@ def unsupported(model: Model, unknown: Mapping[tuple[str, str], Sequence[str]]) 
 
 
 def _refuse_integers(
-    model: Model, sources: Mapping[str, Value], nodes: Sequence[Node], chosen: bool
+    model: Model, sources: Mapping[str, Value], nodes: Sequence[Node]
 ) -> None:
     for name, value in sources.items():
-        if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
+        if is_real(value):
             continue
         after = _first_float(nodes, name)
         remedy = f"use --input {after}" if after else "there is no float tensor behind it"
@@ -203,6 +204,21 @@ def _refuse_integers(
             f"{model.name}: input '{name}' has type {value.dtype.name}: integers do not move "
             f"continuously, so no Lipschitz constant is defined; {remedy}"
         )
+
+
+def _refuse_integer_outputs(model: Model, sinks: Sequence[Value]) -> None:
+    for value in sinks:
+        if not is_real(value):
+            raise ModelError(
+                f"{model.name}: output '{value.name}' has type {value.dtype.name}: what is an "
+                "integer moves in jumps, so no finite bound exists; name a float tensor before it "
+                "with --output"
+            )
+
+
+def is_real(value: Value) -> bool:
+    """Whether a tensor holds real numbers: any floating type of at least 16 bits."""
+    return value.dtype.kind == "f" or value.dtype.name == "bfloat16"
 
 
 def _first_float(nodes: Sequence[Node], source: str) -> str | None:
@@ -269,7 +285,8 @@ def _network(
                     producer, node.name, tensor=value.name, position=position, output=output
                 )
         for output, y in enumerate(node.outputs):
-            made.setdefault(y.name, (node.name, output))
+            if y.name:
+                made.setdefault(y.name, (node.name, output))
     for name in sinks:
         graph.add_node(f"output:{name}", kind="output")
         if name in made:
@@ -284,8 +301,3 @@ def refuse(model: Model, nodes: Iterable[tuple[Node, str]]) -> NotLipschitzError
     shown = "; ".join(f"{r.op_type} '{r.node}': {r.reason}" for r in refused[:3])
     more = f"; and {len(refused) - 3} more nodes" if len(refused) > 3 else ""
     return NotLipschitzError(f"{model.name}: no finite bound: {shown}{more}", refused)
-
-
-def is_refusal(entry: Registered | None) -> bool:
-    """Whether the rule found says that there is no bound."""
-    return entry is not None and isinstance(entry.rule.form, Refusal)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from onnxlip.errors import OnnxlipError, RuleError
 from onnxlip.fusion import Fused, fuse
-from onnxlip.graph import Graph, refuse, unsupported
+from onnxlip.graph import Graph, is_real, refuse, unsupported
 from onnxlip.intervals import propagate
 from onnxlip.linear import LinearMap
 from onnxlip.model import Model
@@ -127,10 +127,17 @@ def _refuse(model: Model, graph: Graph, nodes: Sequence[Node]) -> None:
             unknown.setdefault((node.domain, node.op_type), []).append(node.name)
         elif isinstance(entry.rule.form, Refusal):
             bad.append((node, entry.rule.form.reason))
+        elif jumps := [name for name in _reads(node) if not is_real(graph.values[name])]:
+            reason = f"it reads '{jumps[0]}', which holds integers and so moves in jumps"
+            bad.append((node, f"{reason}; cut the network before that with --output"))
     if bad:
         raise refuse(model, bad)
     if unknown:
         raise unsupported(model, unknown)
+
+
+def _reads(node: Node) -> list[str]:
+    return [node.value(i).name for i in node.variables]
 
 
 def _nonlinear(
@@ -148,7 +155,7 @@ def _nonlinear(
         blocks.append(SlopeBlock(f.nodes[-1], f.nodes, kinds, (f.root,), (f.output,), low, high))
     for node in nodes:
         form = graph.rules[node.name].rule.form
-        outputs = tuple(y.name for y in node.outputs)
+        outputs = tuple(y.name for y in node.outputs if y.name)
         names, kinds = (node.name,), (node.op_type,)
         reads = tuple(dict.fromkeys(node.value(i).name for i in node.variables))
         reads = tuple(name for name in reads if name not in held)

@@ -22,7 +22,7 @@ from onnxlip.lowering import Lowerings
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["Operator", "providers", "run_graph"]
+__all__ = ["Operator", "providers", "resolve", "run_graph"]
 
 Floats = npt.NDArray[Any]
 _CUDA = "CUDAExecutionProvider"
@@ -47,6 +47,11 @@ def providers(choice: str) -> list[str]:
     if choice not in ("auto", "cuda"):
         raise UsageError(f"unknown provider '{choice}': use auto, cpu or cuda")
     return [_CUDA, _CPU] if has_cuda else [_CPU]
+
+
+def resolve(choice: str) -> str:
+    """"cpu" or "cuda": what a choice of provider comes to here. Raises as `providers` does."""
+    return "cuda" if _CUDA in providers(choice) else "cpu"
 
 
 def _options(optimise: bool) -> ort.SessionOptions:

@@ -57,7 +57,8 @@ class RuleSet:
         fitting = [
             entry
             for entry in self._by_op.get((_domain(node.domain), node.op_type), ())
-            if entry.rule.since <= node.opset and entry.rule.applies(node)
+            if entry.rule.since <= node.opset <= (entry.rule.until or node.opset)
+            and entry.rule.applies(node)
         ]
         if not fitting:
             return None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from fractions import Fraction
 
 UNIT = 2.0**-53
 TINY = 2.0**-1022
@@ -52,19 +53,28 @@ def mul_up(*factors: float) -> float:
     """Upper bound of a product of nonnegative factors; 0 · ∞ = 0, as for a zero operator."""
     if any(f == 0 for f in factors):
         return 0.0
-    product = 1.0
-    for f in factors:
-        product = f if product == 1.0 else product if f == 1.0 else up(product * f)
+    product = factors[0] if factors else 1.0
+    for f in factors[1:]:
+        rounded = product * f
+        product = rounded if _is_exact(product, f, rounded) else up(rounded)
     return product
 
 
+def _is_exact(a: float, b: float, product: float) -> bool:
+    """Whether a · b was not rounded."""
+    if a == 1 or b == 1 or not math.isfinite(product):
+        return True
+    return Fraction(a) * Fraction(b) == Fraction(product)
+
+
 def add_up(*terms: float) -> float:
-    """Upper bound of a sum of nonnegative terms; zeros cost nothing."""
-    total = 0.0
-    for t in terms:
-        if t:
-            total = t if total == 0 else up(total + t)
-    return total
+    """Upper bound of a sum of nonnegative terms; what is not rounded stays exact."""
+    if not all(map(math.isfinite, terms)):
+        return math.inf
+    total = math.fsum(terms)  # the true sum, rounded once
+    if not math.isfinite(total):
+        return math.inf
+    return total if math.fsum((*terms, -total)) == 0 else up(total)
 
 
 def div_up(a: float, b: float) -> float:
@@ -75,8 +85,7 @@ def div_up(a: float, b: float) -> float:
 def sqrt_up(x: float) -> float:
     """Upper bound of √x; exact squares stay exact."""
     root = math.sqrt(x)
-    exact = root.is_integer() and root < 2**26 and root * root == x
-    return root if exact else up(root)
+    return root if math.isinf(x) or Fraction(root) ** 2 == Fraction(x) else up(root)
 
 
 def norm_up(values: Iterable[float], p: float) -> float:

@@ -300,6 +300,7 @@ class Rule:
     examples: never empty, except for a Refusal; tests and catalogue run on them.
     applies: which uses of the op the rule covers; of several rules that fit, the one with the
     greatest `since` ≤ the model's opset is taken, and among these the last registered.
+    until: the last version of the op's domain that has it, where it was removed later.
     shape(node) → the outputs' shapes, for an op that onnx has no schema of; None means that the
     output is shaped like the first variable input.
     algebra(node, operands): for arithmetic ops, the expression that the op makes of those of its
@@ -313,6 +314,7 @@ class Rule:
     examples: tuple[Example, ...] = ()
     domain: str = ""
     since: int = 1
+    until: int | None = None
     applies: Callable[[Node], bool] = always
     algebra: Callable[[Node, Sequence[Expression | None]], Expression | None] | None = None
     shape: Callable[[Node], Sequence[tuple[int, ...]]] | None = None

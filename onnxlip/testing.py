@@ -81,6 +81,11 @@ def example_node(rule: Rule, use: Example) -> Node:
     return _Witness(rule, use, None).node
 
 
+def _version(rule: Rule) -> int:
+    """The opset at which a rule's examples are run."""
+    return min(max(OPSET, rule.since), rule.until or OPSET + rule.since)
+
+
 # ── the op itself ─────────────────────────────────────────────────────────────────────────
 
 
@@ -113,7 +118,7 @@ class _Witness:
             tuple(Value(f"y{k}", y.shape, np.dtype(np.float32)) for k, y in enumerate(outputs)),
             dict(use.attributes),
             rule.domain,
-            max(OPSET, rule.since),
+            _version(rule),
             f"example of {rule.op_type}",
         )
 
@@ -194,7 +199,7 @@ class _Witness:
             tensors,
             [helper.make_tensor_value_info(name, kind, None) for name in results],
         )
-        version = max(OPSET, self._rule.since) if not domain else self._rule.since
+        version = _version(self._rule) if not domain else self._rule.since
         opsets = [helper.make_opsetid("", OPSET if domain else version)]
         if domain:
             opsets.append(helper.make_opsetid(domain, version))

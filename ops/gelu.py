@@ -19,11 +19,13 @@ from onnxlip.rules import Box, Elementwise, Node, Rule, example, variable
 
 ROOT_HALF = math.sqrt(0.5)
 ERF_STEEPEST = 1.1289041451851547  # Φ(√2) + √2 φ(√2)
+ERF_FALLING = -0.12890414518515478  # 1 minus it
 ERF_TURN, ERF_MINIMUM = -0.7517915246935645, -0.16997120747990366  # Φ(x) + xφ(x) = 0
 
 SCALE = math.sqrt(2.0 / math.pi)
 CUBIC = 0.044715
-TANH_BEND, TANH_STEEPEST = 1.4185040087908283, 1.1289930686587717
+TANH_BEND = 1.4185040087908283
+TANH_STEEPEST, TANH_FALLING = 1.1289930686587717, -0.12899306865877178
 TANH_TURN, TANH_MINIMUM = -0.7524614220710163, -0.17004075057125406
 
 
@@ -53,9 +55,9 @@ ERF = Curve(
     derivative=_erf_derivative,
     slope_limits=(0.0, 1.0),
     value_limits=(0.0, math.inf),
-    slope_range=outside(1.0 - ERF_STEEPEST, ERF_STEEPEST),
+    slope_range=outside(ERF_FALLING, ERF_STEEPEST),
     image_range=(outside(ERF_MINIMUM, 0.0)[0], math.inf),
-    bends=((-math.sqrt(2.0), 1.0 - ERF_STEEPEST), (math.sqrt(2.0), ERF_STEEPEST)),
+    bends=((-math.sqrt(2.0), ERF_FALLING), (math.sqrt(2.0), ERF_STEEPEST)),
     turns=((ERF_TURN, ERF_MINIMUM),),
     absolute=64 * UNIT,
 )
@@ -65,9 +67,9 @@ TANH = Curve(
     derivative=_tanh_derivative,
     slope_limits=(0.0, 1.0),
     value_limits=(0.0, math.inf),
-    slope_range=outside(1.0 - TANH_STEEPEST, TANH_STEEPEST),
+    slope_range=outside(TANH_FALLING, TANH_STEEPEST),
     image_range=(outside(TANH_MINIMUM, 0.0)[0], math.inf),
-    bends=((-TANH_BEND, 1.0 - TANH_STEEPEST), (TANH_BEND, TANH_STEEPEST)),
+    bends=((-TANH_BEND, TANH_FALLING), (TANH_BEND, TANH_STEEPEST)),
     turns=((TANH_TURN, TANH_MINIMUM),),
     absolute=64 * UNIT,
 )

@@ -53,7 +53,7 @@ RULES = (
             example(variable(2, 5)),
             example(variable(2, 5, low=-3.0, high=3.0)),
             example(variable(2, 5, low=-1.0, high=0.5)),
-            example(variable(2, 5, low=3.0, high=7.0)),
+            example(variable(2, 5, low=3.25, high=7.0)),
         ),
         since=14,
     ),

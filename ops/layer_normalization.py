@@ -43,6 +43,7 @@ RULES = (
             example(variable(2, 4), constant([1.0] * 4), outputs=2),
             example(variable(3, 1), constant([2.0]), constant([1.0])),
             example(variable(2, 7, low=-1, high=3), constant(shape=(7,)), epsilon=1e-3),
+            example(variable(2, 5, low=2, high=3), constant(shape=(5,)), outputs=3, epsilon=0.5),
         ),
         since=17,
         applies=only_variable(0),

@@ -203,5 +203,18 @@ RULES = (
             example(variable(1, 2, 2, 2, 2), _ROI, _scales(1, 1, 2, 1, 3), mode="linear"),
         ),
         applies=only_variable(0),
+    ),    Rule(
+        "Upsample",
+        Affine(_upsample),
+        source="ONNX Upsample",
+        since=7,
+        until=9,
+        examples=(
+            example(variable(1, 2, 2, 3), _scales(1, 1, 2, 3)),
+            example(variable(1, 1, 3, 2), _scales(1, 1, 2, 1.5), mode="nearest"),
+            example(variable(1, 2, 2, 3), _scales(1, 1, 2, 2), mode="linear"),
+            example(variable(1, 1, 3, 3), _scales(1, 1, 1.5, 2), mode="linear"),
+        ),
+        applies=only_variable(0),
     ),
 )

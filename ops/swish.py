@@ -15,7 +15,7 @@ from onnxlip.rounding import UNIT
 from onnxlip.rules import Box, Elementwise, Node, Rule, example, variable
 
 BEND = 2.3993572805154675
-STEEPEST = 1.099839320128867
+STEEPEST, FALLING = 1.099839320128867, -0.09983932012886691
 TURN = -1.2784645427610737
 MINIMUM = -0.2784645427610738  # g at its turn; equals 1 + TURN
 
@@ -24,9 +24,9 @@ CURVE = Curve(
     derivative=lambda t: sigmoid(t) * (1.0 + t * sigmoid(-t)),
     slope_limits=(0.0, 1.0),
     value_limits=(0.0, np.inf),
-    slope_range=outside(1.0 - STEEPEST, STEEPEST),
+    slope_range=outside(FALLING, STEEPEST),
     image_range=(outside(MINIMUM, 0.0)[0], np.inf),
-    bends=((-BEND, 1.0 - STEEPEST), (BEND, STEEPEST)),
+    bends=((-BEND, FALLING), (BEND, STEEPEST)),
     turns=((TURN, MINIMUM),),
     absolute=64 * UNIT,
 )

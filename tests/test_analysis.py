@@ -93,8 +93,8 @@ class TestClosedForms:
         [
             ("s = Sigmoid(x) y = Mul(x, s)", 1.09984),
             ("s = Sigmoid(x) y = Mul(s, x)", 1.09984),
-            ("d = Div(x, r2) e = Erf(d) f = Add(e, one) g = Mul(x, f) y = Mul(g, half)", 1.12904),
-            ("h = Mul(x, half) d = Div(x, r2) e = Erf(d) f = Add(one, e) y = Mul(h, f)", 1.12904),
+            ("d = Div(x, r2) e = Erf(d) f = Add(e, one) g = Mul(x, f) y = Mul(g, half)", 1.128904),
+            ("h = Mul(x, half) d = Div(x, r2) e = Erf(d) f = Add(one, e) y = Mul(h, f)", 1.128904),
             ("t = Add(x, three) c = Clip(t, zero, six) m = Mul(x, c) y = Div(m, six)", 1.5),
             ("h = HardSigmoid <alpha = 0.16666667> (x) y = Mul(x, h)", 1.5),
             ("s = Softplus(x) t = Tanh(s) y = Mul(x, t)", 1.08850),

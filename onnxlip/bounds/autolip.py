@@ -2,10 +2,11 @@
 
 With L_i a bound for block input i, relative to the network's input in the p-norm,
 
-    L_out = min( Σ_i ‖A_i‖_p L_i ,  ‖[A_1 … A_m]‖_p ‖(L_1 … L_m)‖_p )
+    L_out = min( Σ_i ‖A_i‖_p L_i ,  ‖[A_1 … A_m]‖_p ‖(L_1 … L_m)‖_p ,  ‖(‖A_i‖_p L_i)_i‖_p )
 
-for an affine block: the sum of Algorithm 1, or the norm of the joint block times the norm of the
-stacked inputs, which is what a concatenation needs. Nonlinear blocks likewise, with their gains.
+for an affine block: the sum of Algorithm 1; the norm of the joint block times the norm of the
+stacked inputs; and, where the parts write to disjoint entries of the output (a concatenation),
+the norm of the stacked parts. Nonlinear blocks likewise, with their gains.
 Everything is rounded up, so the result is a theorem.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from onnxlip.certificate import Bracket
 from onnxlip.network import AffineBlock, Block, GainBlock, Network, SlopeBlock
+from onnxlip.norms.structure import overlap
 from onnxlip.rounding import add_up, mul_up, norm_up
 
 __all__ = ["BlockNorm", "autolip", "measure", "network_bound", "pair_bounds", "shares"]
@@ -30,10 +32,12 @@ class BlockNorm:
 
     each: a bound per block input; whole: for all inputs stacked. For affine blocks these are
     brackets of operator norms; for nonlinear ones the lower ends are 0 where unknown.
+    disjoint: the parts of the output that come from each input do not overlap.
     """
 
     each: tuple[Bracket, ...]
     whole: Bracket
+    disjoint: bool = False
 
 
 def measure(
@@ -50,7 +54,10 @@ def measure(
         if isinstance(block, AffineBlock):
             each = tuple(bracket(block, j) for j in range(len(block.maps)))
             whole = each[0] if len(each) == 1 else joint(block, each)
-        elif isinstance(block, SlopeBlock):
+            disjoint = len(each) > 1 and overlap(block.maps) <= 1
+            measured.append(BlockNorm(each, whole, disjoint))
+            continue
+        if isinstance(block, SlopeBlock):
             gain = _slope_gain(block)
             each = (gain,) * len(block.inputs)
             whole = gain
@@ -105,32 +112,46 @@ def autolip(
     for block, norm in zip(network.blocks, norms, strict=True):
         inner = [bounds.get(name, 0.0) for name in block.inputs]
         terms = [mul_up(b.upper, x) for b, x in zip(norm.each, inner, strict=True)]
-        total = add_up(*terms)
-        stacked = mul_up(norm.whole.upper, norm_up(inner, p))
-        together = len(inner) > 1 and stacked < total
-        value = stacked if together else total
+        value, how = _combined(norm, inner, terms, p)
         for name in block.outputs:
             if name not in seeds:  # an interior tensor that was chosen as an input stays one
                 bounds[name] = value
-        steps.append(_step(norm, inner, terms, together, p))
+        steps.append(_step(norm, inner, terms, how, p))
     return bounds, steps
 
 
+def _combined(
+    norm: BlockNorm, inner: Sequence[float], terms: Sequence[float], p: float
+) -> tuple[float, str]:
+    """The least of the ways to combine a block's inputs, and which it was."""
+    ways = {"sum": add_up(*terms)}
+    if len(inner) > 1:
+        ways["joint"] = mul_up(norm.whole.upper, norm_up(inner, p))
+        if norm.disjoint:
+            ways["disjoint"] = norm_up(terms, p)
+    how = min(ways, key=lambda way: ways[way])
+    return ways[how], how
+
+
 def _step(
-    norm: BlockNorm, inner: Sequence[float], terms: Sequence[float], together: bool, p: float
+    norm: BlockNorm, inner: Sequence[float], terms: Sequence[float], how: str, p: float
 ) -> _Step:
-    if together:
-        size = np.asarray(inner) if p == 1 else np.asarray(inner) ** 2
-        if p == math.inf:
-            size = (np.asarray(inner) == max(inner)).astype(float)
-        weights = size / size.sum() if size.sum() > 0 else size
-        return _Step(tuple(map(float, weights)), _log(norm.whole.upper))
-    total = sum(terms)
-    if not total > 0 or math.isinf(total):
-        return _Step((0.0,) * len(terms), 0.0)
-    weights = np.asarray(terms) / total
+    """Logarithmic derivatives of the combined bound."""
+    if how == "joint":
+        return _Step(_elasticities(inner, p), _log(norm.whole.upper))
+    weights = _elasticities(terms, 1.0 if how == "sum" else p)
     gain = sum(w * _log(b.upper) for w, b in zip(weights, norm.each, strict=True) if w)
-    return _Step(tuple(map(float, weights)), gain)
+    return _Step(weights, gain)
+
+
+def _elasticities(values: Sequence[float], p: float) -> tuple[float, ...]:
+    """∂ ln‖v‖_p / ∂ ln v_i, which sum to 1 (0 for a zero or infinite norm)."""
+    v = np.asarray(values, np.float64)
+    top = float(v.max(initial=0.0))
+    if not 0 < top < math.inf:
+        return (0.0,) * len(values)
+    size = (v == top).astype(float) if p == math.inf else (v / top) ** p
+    return tuple(map(float, size / size.sum()))
 
 
 def _log(x: float) -> float:

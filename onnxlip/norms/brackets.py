@@ -94,8 +94,8 @@ def _made(lower: Bound, upper: Bound, linear: LinearMap) -> Bracket:
     top = upper if upper.value == upper.value else Bound(math.inf, "")
     if lower.value > top.value:
         raise RuleError(
-            f"the norm of a {linear.rows}×{linear.columns} {type(linear).__name__} would be at least "
-            f"{lower.value!r} ({lower.method}) and at most {top.value!r} ({top.method}): its cap, "
-            "its terms or its lowering is wrong"
+            f"the norm of a {linear.rows}×{linear.columns} {type(linear).__name__} would be at "
+            f"least {lower.value!r} ({lower.method}) and at most {top.value!r} ({top.method}): its "
+            "cap, its terms or its lowering is wrong"
         )
     return Bracket(lower.value, top.value, lower.method, top.method)

@@ -112,7 +112,7 @@ def _gram(blocks: Array, exponent: int) -> tuple[Floats, float]:
 def _stack(blocks: Array, exponent: int) -> Enclosure:
     _, m, k = blocks.shape
     gram, size = _gram(blocks, exponent)
-    values = np.linalg.eigvalsh(gram)[:, -1]
+    values: Floats = np.linalg.eigvalsh(gram)[:, -1].astype(np.float64)
     best = int(values.argmax())
     guess = float(values[best])
     lower = _quotient(blocks[best], _eigenvector(gram[best], guess), size, exponent)
@@ -164,7 +164,7 @@ def _quotient(block: Array, u: Floats, size: float, exponent: int) -> float:
 def _single(blocks: Array, exponent: int) -> Enclosure:
     """One large matrix (1, m, k): one triangle of the Gram, factored in place."""
     block = blocks[0]
-    m, k = block.shape
+    k = block.shape[1]
     gram, size = _triangle(block, exponent)
     guess, u = _lanczos(gram)
     lower = _quotient(block, u, size, exponent)

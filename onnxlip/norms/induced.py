@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Transposed
 from onnxlip.norms.enclosure import Enclosure
-from onnxlip.norms.workspace import Bound, Workspace, coefficient_error, product_error
+from onnxlip.norms.workspace import Bound, Workspace, product_error
 from onnxlip.rounding import UNIT, add_up, down, gamma, mul_up, up
 
 __all__ = ["induced_bounds"]

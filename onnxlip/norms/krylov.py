@@ -1,4 +1,4 @@
-"""Largest eigenvalues from below, by Lanczos. All here are estimates: proofs use them as guesses."""
+"""Largest eigenvalues by Lanczos: estimates, which proofs use as guesses."""
 
 from __future__ import annotations
 
@@ -61,8 +61,7 @@ def ritz_values(stack: Array, steps: int, rng: np.random.Generator) -> npt.NDArr
     """Estimates of the largest eigenvalue of every matrix of a Hermitian stack (b, n, n)."""
     b, n, _ = stack.shape
     if n <= 32 or steps >= n:
-        top: npt.NDArray[np.float64] = np.linalg.eigvalsh(stack)[:, -1]
-        return top
+        return np.linalg.eigvalsh(stack)[:, -1].astype(np.float64)
     basis = np.zeros((b, steps, n), stack.dtype)
     projected = np.zeros((b, steps, steps))
     start = rng.standard_normal(n) + (1j * rng.standard_normal(n) if stack.dtype.kind == "c" else 0)
@@ -78,5 +77,4 @@ def ritz_values(stack: Array, steps: int, rng: np.random.Generator) -> npt.NDArr
         if j + 1 < steps:
             projected[:, j, j + 1] = projected[:, j + 1, j] = size
         vector = vector / np.maximum(size, 1e-300)[:, None]
-    estimates: npt.NDArray[np.float64] = np.linalg.eigvalsh(projected)[:, -1]
-    return estimates
+    return np.linalg.eigvalsh(projected)[:, -1].astype(np.float64)

@@ -1,9 +1,9 @@
 """Certified lower ends of ‖A‖₂: quotients ‖Av‖/‖v‖ at a vector that a search found.
 
-Any v ≠ 0 gives a theorem, ‖A‖₂ ≥ (‖fl(Âv)‖ − e)/‖v‖ with e ≥ ‖fl(Âv) − Âv‖ + ‖(Â − A)v‖: in float64
-‖fl(Âv) − Âv‖ ≤ γ_terms ‖|Â||v|‖, and |Â − A| ≤ ulps · 2⁻⁵³ |Â|. The search may be as rough as it likes:
-float32, on any provider. It may also look at less than A: deleting rows and columns raises no
-norm, so a convolution is searched on one image, one group of channels and a crop of the plane.
+Any v ≠ 0 gives a theorem: ‖A‖₂ ≥ (‖fl(Âv)‖ − e)/‖v‖ with e ≥ ‖fl(Âv) − Âv‖ + ‖(Â − A)v‖. In float64
+‖fl(Âv) − Âv‖ ≤ γ_terms ‖|Â||v|‖, and |Â − A| ≤ ulps · 2⁻⁵³ |Â|. The search may be as rough as it
+likes: float32, on any provider. It may also look at less than A, as deleting rows and columns
+raises no norm: a convolution is searched on one image, one group of channels and a crop.
 
 The search is the power method of Virmaux & Scaman 2018, Algorithm 2: v ← AᵀAv/‖AᵀAv‖ from a random
 start. Matrices and maps that can be written out have the quotient of `dense` instead.

@@ -24,7 +24,6 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -127,11 +126,12 @@ def shifts(grouped: Floats, strides: tuple[int, ...], dilations: tuple[int, ...]
     phases = [sorted({f for _, f in axis}) for axis in reads]
     order = {f: j for j, f in enumerate(itertools.product(*phases))}
     found: dict[tuple[int, ...], Floats] = {}
-    for tap in itertools.product(*(range(k) for k in taps)):
+    flat = grouped.reshape(g, c_out, c_in, -1)
+    for j, tap in enumerate(itertools.product(*(range(k) for k in taps))):
         place = tuple(axis[t][0] for axis, t in zip(reads, tap, strict=True))
         phase = order[tuple(axis[t][1] for axis, t in zip(reads, tap, strict=True))]
         part = found.setdefault(place, np.zeros((g, c_out, c_in, len(order))))
-        part[..., phase] = grouped[(..., *tap)]
+        part[..., phase] = flat[..., j]
     places = np.array(list(found), dtype=np.int64).reshape(len(found), len(taps))
     parts = np.stack(list(found.values())).reshape(len(found), g, c_out, c_in * len(order))
     steps = tuple(int(np.gcd.reduce(column)) or 1 for column in places.T)

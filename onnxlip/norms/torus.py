@@ -12,12 +12,13 @@ isometric embedding, C a circulant that is twisted by θ, and P a restriction to
 into g circles of M/g sites, if g divides M: M is rounded up. Axes multiply. θ ∈ {0, ½} keeps the
 symmetry of ±ω; the θ with the least maximum is taken, groups of channels together.
 
-Any size. Let ω* maximise σ_max K̂ over one axis, with singular vectors u, v. Shifted to the middle,
-f(ω) = uᴴ K̂(ω) v e^{−iωD/2} is of exponential type D/2 (D the degree, the largest shift). Its real part,
-turned to be maximal at ω*, is at least cos(D(ω − ω*)/2) times that maximum near ω* (Riesz;
-Duffin & Schaeffer 1938, for half-integer frequencies), and some point of M equidistant ones is
-within π/M of ω*. So sup ≤ max over the M-grid / cos(πD/2M), for M > D, whatever its offset; axis by
-axis. This replaces the torus where that would need many more frequencies.
+Any size. Let ω* maximise σ_max K̂ over one axis, with singular vectors u, v. Shifted to the
+middle, f(ω) = uᴴ K̂(ω) v e^{−iωD/2} is of exponential type D/2 (D the degree, the largest shift).
+Its real part, turned to be maximal at ω*, is at least cos(D(ω − ω*)/2) times that maximum while
+|ω − ω*| ≤ π/D (M. Riesz; Duffin & Schaeffer 1938 for half-integer frequencies), and one of M
+equidistant points is within π/M of ω*. So for M > D, whatever the offset of the grid,
+sup ≤ max over the M-grid / cos(πD/2M); axis by axis. This replaces the torus where that would
+need many more frequencies.
 
 For every frequency λmax of the Gram symbol Ĝ (`symbol`) is at most ‖Ĝ‖_F, or is shown to be below
 s² + μ by Cholesky (`definite`), with s² just above the maximum that a search found; a frequency

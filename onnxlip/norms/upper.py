@@ -1,8 +1,8 @@
 """Certified upper bounds of ‖A‖₂, by what kind of map A is.
 
 Each kind's bound holds for the true coefficients: that of the stored ones plus
-ulps · 2⁻⁵³ ‖|Â|‖ (`coefficient_error`). cap ≥ √(‖A‖₁‖A‖_∞) ≥ ‖A‖₂ is what remains where nothing better
-is known, and caps everything else.
+ulps · 2⁻⁵³ ‖|Â|‖ (`coefficient_error`). cap ≥ √(‖A‖₁‖A‖_∞) ≥ ‖A‖₂ is what remains where nothing
+better is known, and caps everything else.
 """
 
 from __future__ import annotations

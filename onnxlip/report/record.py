@@ -101,7 +101,8 @@ class Report:
         """Plain data by the published schema (`onnxlip.report.json_schema()`)."""
         data = {"schema": SCHEMA, **asdict(self)}
         data["blocks"] = [_block_to_dict(b) for b in self.blocks]
-        return data
+        plain: dict[str, Any] = _plain(data)
+        return plain
 
     def to_json(self, indent: int | None = 2) -> str:
         """`to_dict` as JSON text."""
@@ -133,6 +134,13 @@ class Report:
     def from_json(cls, text: str) -> Report:
         """The report that `to_json` made this text from."""
         return cls.from_dict(json.loads(text))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _block_to_dict(block: BlockReport) -> dict[str, Any]:

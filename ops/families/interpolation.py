@@ -8,8 +8,8 @@ and output's lengths, s the scale):
     half_pixel_symmetric   n/2 (1 − m/(s n)) + (p + ½)/s − ½
     tf_half_pixel_for_nn   (p + ½)/s
 
-nearest   the entry that x is rounded to. Rounding is discontinuous, so x is computed as runtimes
-          do, in float32 and in the order of the formulas
+nearest   the entry that x is rounded to. Rounding is discontinuous, so x is computed as onnxruntime
+          does: in float32, in the order of the formulas, and with its idea of what a half is
 linear    1 − r and r at ⌊x⌋ and ⌊x⌋ + 1, r = x − ⌊x⌋, x cut off at the ends
 cubic     Keys' kernel with parameter a at the four entries around x. Entries beyond an end are
           that end's; with exclude_outside they are left out and the rest is scaled to sum 1
@@ -33,6 +33,7 @@ import numpy.typing as npt
 __all__ = ["Axis", "Stencil", "nearest_entries", "stencil"]
 
 _HALF = Fraction(1, 2)
+_TIE = 1e-6  # onnxruntime takes coordinates this near to a half for a half
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def _single(value: Any) -> np.float32:
 
 
 _ROUNDINGS: dict[str, Callable[[float], float]] = {
-    "round_prefer_floor": lambda x: math.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: math.floor(np.float32(x + 0.5)),
+    "round_prefer_floor": lambda x: math.ceil(x - 0.5 - _TIE),
+    "round_prefer_ceil": lambda x: math.floor(x + 0.5 + _TIE),
     "floor": math.floor,
     "ceil": math.ceil,
 }

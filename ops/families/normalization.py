@@ -270,43 +270,46 @@ def _gaps(low: Floats, high: Floats, centre: Floats) -> tuple[Floats, Floats]:
 
 
 def _image(what: Normalization, box: Box | None, o: int, shape: tuple[int, ...]) -> Box:
-    n = what.groups.size
     box = box or Box.whole()
     low, high = (what.groups.rows(end) for end in (box.low, box.high))
     if o == 1:
-        means = (end.mean(axis=1, keepdims=True) for end in (low, high))
-        least, most = (_per_group(m, shape) for m in means)
-        size = _per_group(np.maximum(np.abs(low), np.abs(high)).mean(axis=1, keepdims=True), shape)
-        slack = np.where(np.isfinite(size), size * (gamma(2 * n + 4) + _SLACK), 0.0)
-        return Box.of(least - slack, most + slack)
+        least, most = -_mean_up(-low, what.groups.size), _mean_up(high, what.groups.size)
+        return Box.of(_per_group(least, shape), _per_group(most, shape))
     s = _least_s(what, least_spread(low, high, what.centred))[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if o == 2:
+    if o == 2:
+        with np.errstate(divide="ignore"):
             return Box.of(0.0, _per_group(np.nextafter(1 / s, np.inf), shape))
-        # |z_i| ≤ √((n−1)v) if Σz = 0, since z_i² = (Σ_{j≠i}z_j)² ≤ (n−1)(nv − z_i²); else √(nv).
-        cap = math.sqrt(n - 1 if what.centred else n) * (1 + _SLACK)
-        if what.centred and box.is_bounded:
-            size = np.maximum(np.abs(low), np.abs(high))
-            slack = (size + size.mean(axis=1, keepdims=True)) * (gamma(n + 8) + _SLACK)
-            own = (high - low) / n  # z_i = x_i − mean x moves with x_i less than x_i itself
-            low, high = (
-                low - high.mean(axis=1, keepdims=True) + own - slack,
-                high - low.mean(axis=1, keepdims=True) - own + slack,
-            )
-        elif what.centred:
-            low, high = np.full((1, 1), -np.inf), np.full((1, 1), np.inf)
-        ends = [
-            np.nan_to_num(np.clip(side, 0, None) / s, nan=0.0, posinf=np.inf) * (1 + _SLACK)
-            for side in (-low, high)
-        ]
-    down_, up_ = (np.minimum(end, cap) for end in ends)
+    below, above = (_result_up(what, *ends, s) for ends in ((-high, -low), (low, high)))
     scale, bias = what.groups.view_rows(what.scale), what.groups.view_rows(what.bias)
-    one, two = -scale * down_, scale * up_
-    slack = (np.abs(scale) * np.maximum(down_, up_) + np.abs(bias)) * 2 * _SLACK
+    one, two = -scale * below, scale * above
+    slack = (np.abs(scale) * np.maximum(below, above) + np.abs(bias)) * 2 * _SLACK
     return Box.of(
         what.groups.tensor(np.minimum(one, two) + bias - slack),
         what.groups.tensor(np.maximum(one, two) + bias + slack),
     ).widened()
+
+
+def _mean_up(values: Floats, n: int) -> Floats:
+    """Upper bounds of the groups' means, infinite where they overflow."""
+    size = np.abs(values).mean(axis=1, keepdims=True)
+    mean = values.mean(axis=1, keepdims=True) + size * (gamma(2 * n + 4) + _SLACK)
+    return np.where(np.isfinite(size), mean, np.inf)
+
+
+def _result_up(what: Normalization, low: Floats, high: Floats, s: Floats) -> Floats:
+    """Upper bounds, at least 0, of z/s for low ≤ x ≤ high."""
+    n = what.groups.size
+    z = high
+    if what.centred:
+        # z_i = x_i − mean x, where x_i itself takes part in the mean.
+        z = high + _mean_up(-low, n) - (high - low) / n
+        z = z + (np.abs(high) + np.abs(low)) * 4 * _SLACK
+        z = np.where(np.isnan(z), np.inf, z)
+    z = np.maximum(z, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(z == 0, 0.0, z / s) * (1 + _SLACK)
+    # |z_i| ≤ √((n−1)v) if Σz = 0, since z_i² = (Σ_{j≠i}z_j)² ≤ (n−1)(nv − z_i²); else √(nv).
+    return np.minimum(ratio, math.sqrt(n - 1 if what.centred else n) * (1 + _SLACK))
 
 
 def _per_group(values: Floats, shape: tuple[int, ...]) -> Floats:
