@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from onnxlip.bounds.autolip import BlockNorm, measure, network_bound
-from onnxlip.certificate import Bracket
 from onnxlip.errors import NotLipschitzError, Refused, UsageError
 from onnxlip.graph import Graph, build_graph
 from onnxlip.model import Model, load
-from onnxlip.network import AffineBlock, Network, build_network
+from onnxlip.network import AffineBlock, Block, Network, build_network
+from onnxlip.parallel import Progress, side_by_side
 from onnxlip.operators import resolve
 from onnxlip.registry import RuleSet, rule_set
 from onnxlip.report import BlockReport, Bound, Method, Pair, Report, norm_name
 from onnxlip.rules import Rule
 
 __all__ = ["Analysis", "Progress", "analyze"]
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -70,26 +68,18 @@ class Analysis:
         """Brackets of all blocks, in the order of `network.blocks`."""
         from onnxlip.norms import bracket, joint
 
-        device, lowerings = self.device, self.rule_set.lowerings
-        total, done = len(self.network.blocks), 0
+        lowerings, p = self.rule_set.lowerings, self.norm
+        device, seed = self.device, self.seed
 
-        def say(name: str) -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, total, name)
-
-        def one(block: AffineBlock, j: int) -> Bracket:
-            return bracket(
-                block.maps[j], lowerings, self.norm, provider=device, seed=self.seed
+        def one(block: Block) -> BlockNorm:
+            return measure(
+                block,
+                p,
+                lambda a: bracket(a, lowerings, p, provider=device, seed=seed),
+                lambda maps, each: joint(maps, each, lowerings, p, provider=device, seed=seed),
             )
 
-        def all_together(block: AffineBlock, each: Sequence[Bracket]) -> Bracket:
-            return joint(
-                block.maps, each, lowerings, self.norm, provider=device, seed=self.seed
-            )
-
-        return measure(self.network, self.norm, one, all_together, say)
+        return tuple(side_by_side(one, self.network.blocks, lambda b: b.name, progress))
 
     def report(self, progress: Progress | None = None) -> Report:
         """Run AutoLip and tell the result. Raises the errors of `analyze`."""

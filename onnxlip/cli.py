@@ -171,7 +171,7 @@ def _with_progress(run: Callable[..., Report], silent: bool) -> Report:
             bar = _bar()
             bar[0].start()
         if bar is not None:
-            bar[0].update(bar[1], completed=done - 1, total=total, description=name[:40])
+            bar[0].update(bar[1], completed=done, total=total, description=name[:40])
 
     try:
         return run(tell)

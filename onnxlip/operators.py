@@ -64,6 +64,7 @@ def _options(optimise: bool) -> ort.SessionOptions:
         if optimise
         else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     )
+    options.intra_op_num_threads = 1  # blocks run side by side: see onnxlip.parallel
     # Idle threads that spin take the cores from numpy's BLAS and from other sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -151,10 +151,8 @@ class _Witness:
         raise RuleError(f"{self._rule.op_type}: nothing can run the example: {'; '.join(failures)}")
 
     def _is_single(self, probe: list[Array], outputs: list[Array]) -> bool:
-        """Whether the witness is accurate to float32 only, whatever its input: function bodies in
-        the standard hold float32 constants, and some of onnx's own implementations round to
-        float32 on their way, which makes a staircase whose second differences do not vanish with
-        the step."""
+        """Whether the witness has float32 accuracy only, whatever its input: function bodies hold
+        float32 constants, and one that rounds to float32 on its way is a staircase."""
         from onnx.reference.op_run import OpFunction
 
         if any(isinstance(n, OpFunction) for n in getattr(self._evaluator, "rt_nodes_", ())):

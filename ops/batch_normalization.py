@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxlip.linear import LinearMap, diagonal
 from onnxlip.ops.families.coefficients import coefficients, require
-from onnxlip.rules import Affine, Node, Refusal, Rule, constant, example, variable
+from onnxlip.rules import Affine, Constant, Node, Refusal, Rule, constant, example, variable
 
 
 def _fixed(node: Node) -> bool:
@@ -28,7 +28,7 @@ def _linear(node: Node, i: int, o: int) -> LinearMap:
     return diagonal(weight.reshape(-1, *(1,) * max(0, after)), node.y.shape, 3.0)
 
 
-def _statistics(channels: int, seed: int = 0) -> tuple:  # type: ignore[type-arg]
+def _statistics(channels: int, seed: int = 0) -> tuple[Constant, ...]:
     shape = (channels,)
     return (
         constant(shape=shape, seed=seed),

@@ -1,9 +1,10 @@
 """CumSum along a constant axis: a triangular matrix of ones.
 
-Its spectral norm over n entries is 1/(2 sin(π/(4n + 2))), about 2n/π; with `exclusive` that of
+Its spectral norm over n entries is 1/(2 sin(π/(4n + 2))), about 2n/π, since A⁻¹ takes differences
+and A⁻ᵀA⁻¹ is tridiagonal with eigenvalues 4 sin²((2k − 1)π/(4n + 2)); with `exclusive` that of
 n − 1 entries.
 
-Source: ONNX operator specification, CumSum; the norm: Elliott 1953 (eigenvalues of A⁻ᵀA⁻¹).
+Source: ONNX operator specification, CumSum; derived.
 """
 
 import numpy as np

@@ -90,7 +90,8 @@ def _rows(beta: float, width: int, least: float, most: float) -> float:
         return 1.0
     root = sqrt_up(float(width))
     start, end = least / (1 + least), 1.0 if most == math.inf else most / (1 + most)
-    peaks = [1 / beta, (root + 2) / ((root + 1) * (1 + beta))]
+    # θ = 1/β is beyond the first side's peak, so its own value need not be looked at.
+    peaks = [(root + 2) / ((root + 1) * (1 + beta))]
     if root > 1:
         peaks.append((root - 2) / ((root - 1) * (1 + beta)))
     values = [

@@ -19,7 +19,16 @@ from onnxlip.linear import LinearMap, Monomial, Sum, identity, selection
 from onnxlip.ops.families.axis_sums import along
 from onnxlip.ops.families.coefficients import require
 from onnxlip.ops.families.interpolation import Axis, Stencil, nearest_entries, stencil
-from onnxlip.rules import Affine, Node, Rule, constant, example, only_variable, variable
+from onnxlip.rules import (
+    Affine,
+    Constant,
+    Node,
+    Rule,
+    constant,
+    example,
+    only_variable,
+    variable,
+)
 
 _LARGEST = 1 << 24  # entries of a factor that is written as a dense matrix
 
@@ -118,7 +127,7 @@ def _by_taps(taps: Stencil, shape: Sequence[int], axis: int) -> LinearMap:
     return Sum(tuple(summands))
 
 
-def _scales(*values: float):  # type: ignore[no-untyped-def]
+def _scales(*values: float) -> Constant:
     return constant(list(map(float, values)))
 
 
@@ -203,7 +212,8 @@ RULES = (
             example(variable(1, 2, 2, 2, 2), _ROI, _scales(1, 1, 2, 1, 3), mode="linear"),
         ),
         applies=only_variable(0),
-    ),    Rule(
+    ),
+    Rule(
         "Upsample",
         Affine(_upsample),
         source="ONNX Upsample",

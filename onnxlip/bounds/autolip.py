@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxlip.certificate import Bracket
+from onnxlip.linear import LinearMap
 from onnxlip.network import AffineBlock, Block, GainBlock, Network, SlopeBlock
 from onnxlip.norms.structure import overlap
 from onnxlip.rounding import add_up, mul_up, norm_up
@@ -41,31 +42,21 @@ class BlockNorm:
 
 
 def measure(
-    network: Network,
+    block: Block,
     p: float,
-    bracket: Callable[[AffineBlock, int], Bracket],
-    joint: Callable[[AffineBlock, Sequence[Bracket]], Bracket],
-    progress: Callable[[str], None] = lambda name: None,
-) -> tuple[BlockNorm, ...]:
-    """The norms of all blocks, in order. `bracket` and `joint` say those of affine maps."""
-    measured = []
-    for block in network.blocks:
-        progress(block.name)
-        if isinstance(block, AffineBlock):
-            each = tuple(bracket(block, j) for j in range(len(block.maps)))
-            whole = each[0] if len(each) == 1 else joint(block, each)
-            disjoint = len(each) > 1 and overlap(block.maps) <= 1
-            measured.append(BlockNorm(each, whole, disjoint))
-            continue
-        if isinstance(block, SlopeBlock):
-            gain = _slope_gain(block)
-            each = (gain,) * len(block.inputs)
-            whole = gain
-        else:
-            each = tuple(_gain(block.gain(name, p)) for name in block.inputs)
-            whole = _whole_gain(block, each, p)
-        measured.append(BlockNorm(each, whole))
-    return tuple(measured)
+    bracket: Callable[[LinearMap], Bracket],
+    joint: Callable[[Sequence[LinearMap], Sequence[Bracket]], Bracket],
+) -> BlockNorm:
+    """The norms of one block. `bracket` and `joint` say those of linear maps."""
+    if isinstance(block, AffineBlock):
+        each = tuple(bracket(a) for a in block.maps)
+        whole = each[0] if len(each) == 1 else joint(block.maps, each)
+        return BlockNorm(each, whole, len(each) > 1 and overlap(block.maps) <= 1)
+    if isinstance(block, SlopeBlock):
+        gain = _slope_gain(block)
+        return BlockNorm((gain,) * len(block.inputs), gain)
+    each = tuple(_gain(block.gain(name, p)) for name in block.inputs)
+    return BlockNorm(each, _whole_gain(block, each, p))
 
 
 def _slope_gain(block: SlopeBlock) -> Bracket:

@@ -20,7 +20,10 @@ def scaled(
     are exact in float64. Where a product underflows, overflows or is no number, nothing relative
     can be said: two maps then stay two.
     """
-    short = factors.astype(np.float32)
+    if not np.all(np.isfinite(factors)):
+        return None
+    with np.errstate(over="ignore", under="ignore"):
+        short = factors.astype(np.float32)
     is_short = bool(np.array_equal(short, factors))
     exact = bool(np.all(np.isin(np.abs(np.frexp(factors)[0]), (0.0, 0.5))))
     if exact and is_short and values.dtype == np.float32:

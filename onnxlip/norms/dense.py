@@ -20,6 +20,7 @@ The float64 weights never exist as a whole: columns are converted in chunks, who
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ Floats = npt.NDArray[np.float64]
 _ENTRIES = 1 << 22  # float64 entries converted at a time (32 MiB)
 _STACK = 1 << 24  # float64 entries of all Grams of one stack (128 MiB)
 _IN_PLACE = 1500  # from this order on the Gram is factored in place by scipy
+_DIRECT = 128  # up to this order eigenvalues are computed by an eigenvalue solver
 _LARGEST = 16384  # beyond this order a Gram (2 GiB) is not formed
 
 _SLACKS = tuple(2.0**e for e in range(-46, 3, 4))  # how far s² lies above the guess
@@ -112,11 +114,9 @@ def _gram(blocks: Array, exponent: int) -> tuple[Floats, float]:
 def _stack(blocks: Array, exponent: int) -> Enclosure:
     _, m, k = blocks.shape
     gram, size = _gram(blocks, exponent)
-    values: Floats = np.linalg.eigvalsh(gram)[:, -1].astype(np.float64)
-    best = int(values.argmax())
-    guess = float(values[best])
-    lower = _quotient(blocks[best], _eigenvector(gram[best], guess), size, exponent)
     traces = np.einsum("bii->b", gram) * up(1.0 + gamma(m + k))  # ≥ ‖W_j‖_F²
+    best, guess, u = _top(gram)
+    lower = _quotient(blocks[best], u, size, exponent)
     for slack in _SLACKS:
         square = max(guess, 0.0) * (1.0 + slack) + UNDERFLOW
         margin = proved_margin(gram[traces > square], square)
@@ -129,24 +129,18 @@ def _upper(square: float, margin: float, size: float, k: int) -> float:
     return sqrt_up(add_up(square, margin, mul_up(gamma(k), size), UNDERFLOW))
 
 
-def _eigenvector(gram: Floats, value: float) -> Floats:
-    """By inverse iteration from a fixed start; only its quality, not its truth, matters."""
-    n = len(gram)
-    if n <= 64:
-        vectors = np.linalg.eigh(gram)[1]
-        return np.ascontiguousarray(vectors[:, -1])
-    shifted = gram - (value * (1.0 + 2.0**-40)) * np.eye(n)
-    x = np.random.default_rng(n).standard_normal(n)
-    for _ in range(2):
-        try:
-            x = np.linalg.solve(shifted, x)
-        except np.linalg.LinAlgError:
-            break
-        size = float(np.linalg.norm(x))
-        if not (math.isfinite(size) and size > 0):
-            return np.ones(n)
-        x /= size
-    return x
+def _top(gram: Floats) -> tuple[int, float, Floats]:
+    """(which matrix of the stack has the largest eigenvalue, that, its vector): estimates."""
+    b, m, _ = gram.shape
+    if m <= _DIRECT:
+        values = np.linalg.eigvalsh(gram)[:, -1]
+        best = int(values.argmax())
+        vectors = np.linalg.eigh(gram[best])[1]
+        return best, float(values[best]), np.ascontiguousarray(vectors[:, -1])
+    start = np.random.default_rng(m).standard_normal(m)
+    found = [ritz(partial(np.matmul, g), start, 300, 1e-13) for g in gram]
+    best = max(range(b), key=lambda j: found[j][0])
+    return best, *found[best]
 
 
 def _quotient(block: Array, u: Floats, size: float, exponent: int) -> float:

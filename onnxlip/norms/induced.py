@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Transposed
 from onnxlip.norms.enclosure import Enclosure
+from onnxlip.norms.structure import is_empty
 from onnxlip.norms.workspace import Bound, Workspace, product_error
 from onnxlip.rounding import UNIT, add_up, down, gamma, mul_up, up
 
@@ -27,7 +28,7 @@ _ROWS_TRIED = 4
 
 def induced_bounds(a: LinearMap, p: float, work: Workspace) -> tuple[Bound, Bound]:
     """(lower, upper) bounds of ‖A‖_p, p = 1 or ∞."""
-    if not (a.rows and a.columns):
+    if is_empty(a):
         return Bound(0.0, "empty"), Bound(0.0, "empty")
     closed = _closed(a, p)
     if closed is not None:
@@ -97,10 +98,12 @@ def _seen(a: Convolution, p: float) -> list[npt.NDArray[np.bool_]]:
 
 
 def _around(upper: float, relative: float) -> Enclosure:
-    """An upper bound that is too large by at most this relative error, and a few roundings."""
+    """An upper bound that is too large by at most this relative error, and a few roundings
+    (below the normal range of float64: of absolute size)."""
     if not math.isfinite(upper):
         return Enclosure(0.0, math.inf)
-    return Enclosure(max(0.0, down(upper * (1.0 - 1.1 * relative - 16 * UNIT))), upper)
+    lower = down(upper * (1.0 - 1.1 * relative - 16 * UNIT)) - 16 * 2.0**-1074
+    return Enclosure(max(0.0, lower), upper)
 
 
 def _composed(a: LinearMap, work: Workspace) -> tuple[Bound, Bound]:
@@ -112,6 +115,8 @@ def _composed(a: LinearMap, work: Workspace) -> tuple[Bound, Bound]:
         upper = add_up(mul_up(total, up(1.0 + error)), written.error)
         lower = down(down(total * (1.0 - 2 * error)) - written.error)
         return Bound(max(0.0, lower), "row sums"), Bound(upper, "written out, row sums")
+    if not work.fits(a):
+        return Bound(0.0, "too large"), Bound(math.inf, "")
     sums = work.modulus(a).matvec(np.ones(a.columns))
     relative, absolute = gamma(a.terms), product_error(a)[1]
     total = float(sums.max())

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Product, Transposed
 from onnxlip.norms.enclosure import euclid
-from onnxlip.norms.structure import isometric_core
+from onnxlip.norms.structure import is_empty, isometric_core
 from onnxlip.norms.workspace import Bound, Workspace, product_error
 from onnxlip.operators import Operator
 from onnxlip.rounding import UNIT, add_up, down, gamma, mul_up
@@ -36,7 +36,7 @@ _PIXELS = 4096  # a convolution is searched on at most so many outputs per chann
 
 def spectral_lower(a: LinearMap, work: Workspace) -> Bound:
     """A lower bound of ‖A‖₂ and the method that gave it; 0 where nothing was found."""
-    if not (a.rows and a.columns):
+    if is_empty(a):
         return Bound(0.0, "empty")
     found = work.once(a, "lower", lambda: _lower(a, work))
     return found if math.isfinite(found.value) else Bound(0.0, "")
@@ -47,6 +47,8 @@ def _lower(a: LinearMap, work: Workspace) -> Bound:
     dense = work.dense(a)
     if dense is not None:
         return Bound(dense.lower, "quotient at a singular vector")
+    if not work.fits(a):
+        return Bound(0.0, "too large")
     rng = np.random.default_rng(work.seed)
     return Bound(quotient(a, power_method(a, work, rng), work), "power method")
 
@@ -83,6 +85,11 @@ def _(a: Product, work: Workspace) -> Bound:
 
 @_lower.register
 def _(a: Convolution, work: Workspace) -> Bound:
+    if a.batch > 1:  # I ⊗ A
+        return spectral_lower(work.once(a, "one image", lambda: replace(a, batch=1)), work)
+    dense = work.dense(a)
+    if dense is not None:
+        return Bound(dense.lower, "quotient at a singular vector")
     window = _full_window(a)
     if window is not None:  # no two windows overlap: one of them is the whole symbol
         return spectral_lower(window, work)
@@ -115,10 +122,9 @@ def _cropped(a: Convolution, work: Workspace) -> Convolution:
     if a.groups > 1:
         torus = work.torus(a)
         kernel = a.grouped[torus.group if torus else 0]
-    same = (kernel is a.kernel, a.batch == 1, out == a.out_spatial, image == a.in_spatial)
-    if all(same):
+    if kernel is a.kernel and out == a.out_spatial and image == a.in_spatial:
         return a
-    return replace(a, kernel=kernel, groups=1, batch=1, in_spatial=image, out_spatial=out)
+    return replace(a, kernel=kernel, groups=1, in_spatial=image, out_spatial=out)
 
 
 def power_method(a: LinearMap, work: Workspace, rng: np.random.Generator) -> Floats:

@@ -12,9 +12,18 @@ from onnxlip.linear import LinearMap, Monomial, Product, Sum, Transposed
 from onnxlip.norms.enclosure import Enclosure
 from onnxlip.rounding import down, mul_up
 
-__all__ = ["isometric_core", "overlap", "row_support"]
+__all__ = ["is_empty", "isometric_core", "overlap", "row_support"]
 
 Bools = npt.NDArray[np.bool_]
+
+
+def is_empty(a: LinearMap) -> bool:
+    """Whether the map goes through a space of dimension 0, and so is zero."""
+    if isinstance(a, Product):
+        return any(is_empty(f) for f in a.factors)
+    if isinstance(a, Sum):
+        return all(is_empty(s) for s in a.summands)
+    return not (a.rows and a.columns)
 
 
 def isometric_core(a: Product) -> tuple[LinearMap, Enclosure] | None:

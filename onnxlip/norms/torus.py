@@ -78,6 +78,7 @@ def torus_shape(conv: Convolution) -> tuple[int, ...]:
         conv.begin,
         strict=True,
     ):
+        o = min(o, (h - 1 + b) // s + 1)  # windows that begin beyond the image read nothing
         overhang = s * (o - 1) + d * (k - 1) - b - (h - 1)
         length = max(h + max(b, overhang, 0), s * o)
         sites.append(-(-length // s))
@@ -214,7 +215,7 @@ def _unproved(grams: npt.NDArray[Any], square: float) -> npt.NDArray[Any]:
     """Those whose Frobenius norm does not already bound λmax by `square`."""
     n = grams.shape[1]
     flat = grams.reshape(len(grams), -1).view(np.float64)
-    frobenius = np.einsum("bi,bi->b", flat, flat) * up(1.0 + gamma(2 * n * n))
+    frobenius = np.einsum("bi,bi->b", flat, flat) * up(1.0 + gamma(2 * n * n + 2))
     keep = ~(frobenius <= down(square * square))
     return grams if keep.all() else grams[keep]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import singledispatch
 
 from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Product, Sum, Transposed
-from onnxlip.norms.structure import isometric_core, overlap
+from onnxlip.norms.structure import is_empty, isometric_core, overlap
 from onnxlip.norms.workspace import Bound, Workspace, coefficient_error
 from onnxlip.rounding import add_up, mul_up, norm_up, sqrt_up
 
@@ -23,7 +23,7 @@ _SHARP = 1e-9  # a written-out matrix whose error is below this needs no other b
 
 def spectral_upper(a: LinearMap, work: Workspace) -> Bound:
     """U ≥ ‖A‖₂ and the method that gave it; ∞ where nothing finite is known."""
-    if not (a.rows and a.columns):
+    if is_empty(a):
         return Bound(0.0, "empty")
     found = work.once(a, "upper", lambda: _upper(a, work))
     return least(found, Bound(a.cap(), "row and column sums"))

@@ -14,7 +14,7 @@ from onnxlip.linear import Convolution, LinearMap, Matrix, Product, Sum, Transpo
 from onnxlip.lowering import Lowerings
 from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import Enclosure
-from onnxlip.norms.torus import TorusBound, torus_bound
+from onnxlip.norms.torus import TorusBound, torus_bound, torus_shape
 from onnxlip.operators import Operator
 from onnxlip.rounding import TINY, UNIT, add_up, gamma, mul_up
 
@@ -24,7 +24,9 @@ T = TypeVar("T")
 
 _SHORT = 1024  # a map with at most so many rows or columns may be written out as a matrix …
 _ENTRIES = 4_000_000  # … of at most so many entries (32 MB)
+_PLANE, _WIDE = 256, 16  # beyond these a convolution's torus is as good, and much cheaper
 _BATCH = 1 << 21  # float64 entries of the largest intermediate of one batch of columns
+_MEMORY = 1 << 27  # float64 entries that one product may hold (1 GiB)
 
 
 class Bound(NamedTuple):
@@ -74,8 +76,8 @@ def _widest(a: LinearMap) -> int:
         return sum(_widest(s) for s in a.summands)
     if isinstance(a, Transposed):
         return _widest(a.of)
-    if isinstance(a, Convolution):  # in float64 one slice of the image per tap
-        return (a.rows + a.columns) * math.prod(a.taps)
+    if isinstance(a, Convolution):  # in float64: the padded image, a slice, products, a sum
+        return 4 * (a.rows + a.columns)
     return a.rows + a.columns
 
 
@@ -103,8 +105,12 @@ class Workspace:
         )
 
     def double(self, a: LinearMap) -> Operator:
-        """The map in float64, for proofs."""
+        """The map in float64, for proofs (if `fits`)."""
         return self.once(a, "double", lambda: Operator(a, self.lowerings, np.float64))
+
+    def fits(self, a: LinearMap) -> bool:
+        """Whether a float64 product with one vector stays within memory."""
+        return _widest(a) <= _MEMORY
 
     def modulus(self, a: LinearMap) -> Operator:
         """|A| in float64 (of a composed map: the product of moduli)."""
@@ -122,7 +128,10 @@ class Workspace:
 
     def materialised(self, a: LinearMap) -> Materialised | None:
         """The map written out, or None where that is too large or overflows."""
-        if min(a.rows, a.columns) > _SHORT or a.rows * a.columns > _ENTRIES:
+        short = min(a.rows, a.columns)
+        if short > _SHORT or a.rows * a.columns > _ENTRIES:
+            return None
+        if isinstance(a, Convolution) and short > _PLANE and min(torus_shape(a)) >= _WIDE:
             return None
         return self.once(a, "materialised", lambda: self._materialise(a))
 

@@ -240,7 +240,7 @@ def least_spread(low: Floats, high: Floats, centred: bool) -> Floats:
         live = np.flatnonzero(left < right)
         left, right = left[live], right[live]
         span = right - left
-        for _ in range(64 if len(live) else 0):
+        for _ in range(44 if len(live) else 0):
             centre = left / 2 + right / 2
             below, above = _gaps(low[live], high[live], centre)
             rising = above.sum(axis=1) > below.sum(axis=1)

@@ -9,6 +9,7 @@ times the matrix K[:, :, t], summed over the taps; the adjoint is the same sum o
 with s − 1 zeros between its entries.
 """
 
+import functools
 import itertools
 import math
 
@@ -133,7 +134,8 @@ def _sum_over_taps(e: Emitter, a: Convolution, padded: str, transpose: bool) -> 
         piece = e.Reshape(piece, e.constant([-1, g, c, math.prod(sizes)]))
         out = kernel.shape[1] if not transpose else kernel.shape[2]
         return _image(e, e.MatMul(e.weight(np.zeros((g, out, c))), piece), a, transpose, sizes)
-    total = parts[0] if len(parts) == 1 else e.Sum(*parts)
+    # One after another: a sum of all would hold every tap's product at the same time.
+    total = functools.reduce(e.Add, parts)
     return _image(e, total, a, transpose, sizes)
 
 

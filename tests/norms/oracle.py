@@ -43,29 +43,43 @@ def svd_norm(matrix: npt.NDArray[Any]) -> float:
 
 def exactly_bounds(upper: float, matrix: npt.NDArray[Any]) -> bool:
     """Whether upper ≥ ‖W‖₂, decided in exact rationals: upper²I − WWᵀ ⪰ 0 by LDLᵀ."""
-    if not math.isfinite(upper):
-        return upper > 0
+    return math.isinf(upper) or _pivots(upper, matrix) >= 0
+
+
+def exactly_exceeds(lower: float, matrix: npt.NDArray[Any]) -> bool:
+    """Whether lower > ‖W‖₂, in exact rationals: lower²I − WWᵀ is positive definite."""
+    return _pivots(lower, matrix) > 0
+
+
+def _pivots(value: float, matrix: npt.NDArray[Any]) -> int:
+    """1, 0, −1 if value²I − WWᵀ is positive definite, only semidefinite, or indefinite."""
     w = [[Fraction(float(x)) for x in row] for row in matrix]
     if len(w) > len(w[0]):
         w = [list(column) for column in zip(*w, strict=True)]
-    n, square = len(w), Fraction(upper) ** 2
-    a = [
-        [(square if i == j else 0) - sum(x * y for x, y in zip(w[i], w[j], strict=True)) for j in range(n)]
-        for i in range(n)
-    ]
+    square = Fraction(value) ** 2
+    a = [[-sum(x * y for x, y in zip(u, v, strict=True)) for v in w] for u in w]
+    for k in range(len(w)):
+        a[k][k] += square
+    return definiteness(a)
+
+
+def definiteness(a: list[list[Any]]) -> int:
+    """1, 0, −1 for a symmetric matrix of Fractions, by LDLᵀ; it is overwritten."""
+    sign, n = 1, len(a)
     for k in range(n):
         pivot = a[k][k]
         if pivot < 0:
-            return False
+            return -1
         if pivot == 0:
-            if any(a[i][k] != 0 for i in range(k + 1, n)):
-                return False
+            if any(a[i][k] for i in range(k + 1, n)):
+                return -1
+            sign = 0
             continue
         for i in range(k + 1, n):
             factor = a[i][k] / pivot
             for j in range(k + 1, n):
                 a[i][j] -= factor * a[k][j]
-    return True
+    return sign
 
 
 def random_convolution(rng: np.random.Generator, d: int, largest: int, channels: int = 4) -> Convolution:

@@ -454,6 +454,24 @@ def test_edges_of_domains() -> None:
         assert alpha in (-math.inf, 0.5) or alpha == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("alpha", [0.2, 0.3, 1 / 6, 0.7, -0.9, 1e-3])
+@pytest.mark.parametrize("beta", [0.5, 0.1, 0.3])
+def test_hard_sigmoid_at_rounded_breakpoints(alpha: float, beta: float) -> None:
+    a, b = Fraction(_f32(alpha)), Fraction(_f32(beta))
+    for t in (-b / a, (1 - b) / a):
+        outer, inner = (0.0, float(a)) if (t == -b / a) == (a > 0) else (float(a), 0.0)
+        for end in (math.nextafter(float(t), k * math.inf) for k in (-1, 1)):
+            for x in (end, float(t)):
+                right = _on("HardSigmoid", x, x + 1e-9, alpha=alpha, beta=beta)
+                left = _on("HardSigmoid", x - 1e-9, x, alpha=alpha, beta=beta)
+                if Fraction(x) < t:
+                    assert min(right) <= outer <= max(right)
+                    assert min(right) <= inner <= max(right)
+                if Fraction(x) > t:
+                    assert min(left) <= outer <= max(left)
+                    assert min(left) <= inner <= max(left)
+
+
 def test_far_out_sin_is_enclosed_by_everything() -> None:
     assert _on("Sin", 1e18, 1e18 + 1024) == (-1.0, 1.0)
     assert _on("Sin", -math.inf, 0.0) == (-1.0, 1.0)

@@ -445,6 +445,13 @@ def test_lrn_on_boxes(p: float, rng: np.random.Generator) -> None:
         assert found <= bound <= everywhere * (1 + 1e-12)
 
 
+def test_lrn_far_from_zero_is_small() -> None:
+    low = np.full((1, 5, 1, 1), 10.0)
+    bound = gain("LRN", (1, 5, 1, 1), math.inf, size=5, alpha=0.5, box=(low, low + 0.1))
+    found = float(sizes(lrn(5, 0.5, 0.75, 1.0), low.reshape(1, 5), math.inf)[0])
+    assert found <= bound <= 1.4 * found
+
+
 def test_lrn_without_a_positive_bias_has_no_gain() -> None:
     for broken in ({"bias": 0.0}, {"bias": -1.0}, {"alpha": -1.0}, {"beta": -0.5}):
         assert gain("LRN", (1, 6, 1, 1), 2.0, size=5, **broken) == math.inf

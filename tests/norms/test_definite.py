@@ -1,0 +1,84 @@
+"""The Cholesky proof, against exact rationals."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from onnxlip.norms.definite import cholesky_margin, proved_margin
+from .oracle import definiteness
+
+
+def _embedded(gram: np.ndarray) -> np.ndarray:
+    """The real symmetric matrix of twice the order with the same eigenvalues."""
+    if not np.iscomplexobj(gram):
+        return gram
+    return np.block([[gram.real, -gram.imag], [gram.imag, gram.real]])
+
+
+def _hermitian(rng: np.random.Generator, n: int, is_complex: bool) -> np.ndarray:
+    """A Gram matrix whose largest eigenvalues nearly coincide, exactly Hermitian."""
+    w = rng.standard_normal((n, n + 2)) + (1j * rng.standard_normal((n, n + 2)) if is_complex else 0)
+    q = np.linalg.qr(w)[0]
+    values = np.concatenate([np.full(max(1, n // 2), 1.0), rng.random(n - max(1, n // 2))])
+    gram = (q * values) @ q.conj().T
+    return (gram + gram.conj().T) / 2
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 9])
+def test_what_is_proved_is_true(n: int, is_complex: bool) -> None:
+    rng = np.random.default_rng(n)
+    proved = refused = 0
+    for trial in range(12):
+        gram = _hermitian(rng, n, is_complex)
+        top = float(np.linalg.eigvalsh(gram)[-1])
+        square = top * (1 + float(rng.choice([-1, 0, 1, 4, 30])) * 2.0**-52 * n)
+        margin = proved_margin(gram[None].copy(), square)
+        if margin is None:
+            refused += 1
+            continue
+        proved += 1
+        assert margin <= 1e-12
+        bound = Fraction(square) + Fraction(margin)
+        exact = [[-Fraction(float(x)) for x in row] for row in _embedded(gram)]
+        for k in range(len(exact)):
+            exact[k][k] += bound
+        assert definiteness(exact) >= 0, trial
+    assert proved
+    assert refused
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_a_square_that_is_too_small_is_refused(is_complex: bool) -> None:
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 20, 70):
+        gram = _hermitian(rng, n, is_complex)
+        top = float(np.linalg.eigvalsh(gram)[-1])
+        assert proved_margin(gram[None].copy(), top * (1 - 1e-9)) is None
+        assert proved_margin(gram[None].copy(), top * (1 + 1e-9)) is not None
+
+
+def test_one_bad_matrix_spoils_a_stack() -> None:
+    stack = np.stack([np.eye(3), 2 * np.eye(3)])
+    assert proved_margin(stack, 1.5) is None
+    assert proved_margin(stack, 2.5) is not None
+
+
+def test_not_a_number_is_never_proved() -> None:
+    for place in ((0, 0), (1, 0), (2, 1)):
+        gram = np.eye(3)[None].copy()
+        gram[(0, *place)] = np.nan
+        assert proved_margin(gram, 2.0) is None
+    assert proved_margin(np.eye(3)[None].copy(), np.nan) is None
+
+
+def test_nothing_to_prove() -> None:
+    assert proved_margin(np.zeros((0, 4, 4)), 1.0) == 0.0
+
+
+def test_the_margin_grows_with_order_and_trace() -> None:
+    assert cholesky_margin(10, 1.0, 0.1, False) < cholesky_margin(20, 1.0, 0.1, False)
+    assert cholesky_margin(10, 1.0, 0.1, False) < cholesky_margin(10, 1.0, 0.1, True)
+    assert cholesky_margin(10, 2.0, 0.1, True) > 1.99 * cholesky_margin(10, 1.0, 0.1, True)
+    assert cholesky_margin(2**53, 1.0, 1.0, False) == np.inf
