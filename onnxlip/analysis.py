@@ -14,8 +14,8 @@ from onnxlip.errors import NotLipschitzError, Refused, UsageError
 from onnxlip.graph import Graph, build_graph
 from onnxlip.model import Model, load
 from onnxlip.network import AffineBlock, Block, Network, build_network
-from onnxlip.parallel import Progress, side_by_side
 from onnxlip.operators import resolve
+from onnxlip.parallel import Progress, side_by_side
 from onnxlip.registry import RuleSet, rule_set
 from onnxlip.report import BlockReport, Bound, Method, Pair, Report, norm_name
 from onnxlip.rules import Rule

@@ -206,7 +206,7 @@ def _show(report: Report, as_json: bool, quiet: bool, verbose: bool) -> None:
 
     from onnxlip.report.text import print_report
 
-    print_report(report, Console(width=None if sys.stdout.isatty() else 120), verbose)
+    print_report(report, Console(width=None if sys.stdout.isatty() else 400), verbose)
 
 
 @click.command("onnxlip ops")
@@ -230,7 +230,7 @@ def ops(rule_modules: tuple[str, ...], as_json: bool) -> int:
     else:
         from rich.console import Console
 
-        print_catalogue(rules, Console(width=None if sys.stdout.isatty() else 120))
+        print_catalogue(rules, Console(width=None if sys.stdout.isatty() else 400))
     return 0
 
 

@@ -61,7 +61,9 @@ class Emitter:
         if known is not None:
             return known[1]
         key = self.name()
-        array = np.asarray(np.abs(values) if self.modulus else values).astype(self.dtype)
+        array = np.asarray(np.abs(values) if self.modulus else values).astype(
+            self.dtype, copy=False
+        )
         self.weights[key] = np.ascontiguousarray(array)
         self._known[id(values)] = (values, key)  # holding the array keeps its id taken
         return key

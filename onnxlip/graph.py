@@ -192,9 +192,7 @@ def unsupported(model: Model, unknown: Mapping[tuple[str, str], Sequence[str]]) 
     )
 
 
-def _refuse_integers(
-    model: Model, sources: Mapping[str, Value], nodes: Sequence[Node]
-) -> None:
+def _refuse_integers(model: Model, sources: Mapping[str, Value], nodes: Sequence[Node]) -> None:
     for name, value in sources.items():
         if is_real(value):
             continue

@@ -50,7 +50,7 @@ def providers(choice: str) -> list[str]:
 
 
 def resolve(choice: str) -> str:
-    """"cpu" or "cuda": what a choice of provider comes to here. Raises as `providers` does."""
+    """ "cpu" or "cuda": what a choice of provider comes to here. Raises as `providers` does."""
     return "cuda" if _CUDA in providers(choice) else "cpu"
 
 

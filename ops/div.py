@@ -13,6 +13,7 @@ import numpy as np
 from onnxlip.linear import LinearMap
 from onnxlip.ops.families.broadcast import scaled
 from onnxlip.ops.families.coefficients import coefficients
+from onnxlip.ops.families.logistic import reciprocal
 from onnxlip.rules import Affine, Node, Refusal, Rule, constant, example, variable
 from onnxlip.univariate import MAX_TERMS, Expression
 
@@ -36,7 +37,7 @@ def _linear(node: Node, i: int, o: int) -> LinearMap:
 
 def _quotient(node: Node, operands: Sequence[Expression | None]) -> Expression | None:
     first, second = operands
-    inverse = None if second is None else second.reciprocal()
+    inverse = None if second is None else reciprocal(second)
     if first is None or inverse is None:
         return None
     quotient = first * inverse

@@ -100,6 +100,8 @@ class TestClosedForms:
             ("s = Softplus(x) t = Tanh(s) y = Mul(x, t)", 1.08850),
             ("s = Softplus(x) g = Greater(x, twenty) y = Where(g, x, s)", 1.0),
             ("e = Exp(x) f = Add(one, e) y = Log(f)", 1.0),
+            ("n = Neg(x) e = Exp(n) f = Add(one, e) y = Div(x, f)", 1.09984),
+            ("n = Neg(x) e = Exp(n) f = Add(one, e) r = Reciprocal(f) y = Mul(r, x)", 1.09984),
         ],
     )
     def test_decomposed_activations_are_one_function(self, make_model, body, bound):

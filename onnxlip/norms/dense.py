@@ -137,10 +137,11 @@ def _top(gram: Floats) -> tuple[int, float, Floats]:
         best = int(values.argmax())
         vectors = np.linalg.eigh(gram[best])[1]
         return best, float(values[best]), np.ascontiguousarray(vectors[:, -1])
-    start = np.random.default_rng(m).standard_normal(m)
+    start = np.random.default_rng(m).standard_normal((m,))
     found = [ritz(partial(np.matmul, g), start, 300, 1e-13) for g in gram]
     best = max(range(b), key=lambda j: found[j][0])
-    return best, *found[best]
+    value, vector = found[best]
+    return best, value, vector
 
 
 def _quotient(block: Array, u: Floats, size: float, exponent: int) -> float:

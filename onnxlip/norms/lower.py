@@ -132,15 +132,14 @@ def power_method(a: LinearMap, work: Workspace, rng: np.random.Generator) -> Flo
 
     float32 where its range holds AᵀA, else float64 with a normalisation between the factors.
     """
-    v = rng.standard_normal(a.columns)
-    v /= np.linalg.norm(v)
+    v = _normalised(rng.standard_normal(a.columns))[0]
     cap = a.cap()
     operator = work.single(a) if 1e-15 < cap < 1e15 else work.double(a)
     previous = 0.0
     for _ in range(_STEPS):
         w, size = _step(operator, v)
         if not (math.isfinite(size) and size > 0):
-            break
+            break  # not a number that float32 can hold, or zero
         v = w
         if size <= previous * (1.0 + _TOLERANCE):
             break
@@ -149,16 +148,20 @@ def power_method(a: LinearMap, work: Workspace, rng: np.random.Generator) -> Flo
 
 
 def _step(operator: Operator, v: Floats) -> tuple[Floats, float]:
-    """(AᵀAv normalised, ‖AᵀAv‖ up to a factor that stays the same)."""
+    """(AᵀAv normalised, a number that grows to ‖A‖ or to ‖A‖²)."""
     if operator.dtype == np.float32:
-        w = operator.gram(v).astype(np.float64)
-        size = float(np.linalg.norm(w))
-        return w / (size or 1.0), size
-    y = operator.matvec(v)
-    first = float(np.linalg.norm(y))
-    w = operator.rmatvec(y / (first or 1.0))
-    second = float(np.linalg.norm(w))
-    return w / (second or 1.0), second
+        return _normalised(operator.gram(v).astype(np.float64))
+    return _normalised(operator.rmatvec(_normalised(operator.matvec(v))[0]))
+
+
+def _normalised(x: Floats) -> tuple[Floats, float]:
+    """(x/‖x‖, ‖x‖), without squares that leave the range of float64."""
+    top = float(np.abs(x).max(initial=0.0))
+    if not (math.isfinite(top) and top > 0):
+        return x, 0.0
+    x = x / top
+    size = float(np.linalg.norm(x))
+    return x / size, size * top
 
 
 def quotient(a: LinearMap, v: Floats, work: Workspace) -> float:

@@ -109,5 +109,7 @@ def _bracket(block: BlockReport) -> str:
         return f"≤ {block.upper:.5g}"
     if block.lower == block.upper:
         return f"{block.upper:.5g}"
-    slack = block.upper / block.lower - 1 if block.lower else float("inf")
-    return f"{block.lower:.5g} … {block.upper:.5g}  (+{slack:.1%})"
+    if f"{block.lower:.5g}" == f"{block.upper:.5g}":
+        return f"{block.upper:.5g}"
+    slack = f"  (+{block.upper / block.lower - 1:.2%})" if block.lower else ""
+    return f"{block.lower:.5g} … {block.upper:.5g}{slack}"

@@ -7,7 +7,7 @@ Axes carry labels, as in Einstein's notation. With one constant C, a label of th
     free         not in C:                   Kronecker factors of the identity
 
 and labels of C alone are the blocks' rows. With several constants they are applied one after the
-other and never to each other, so that no coefficient is ever rounded: `ulps` is 0.
+other and never to each other: a rounded sum of products could cancel and err by any factor.
 An axis of length 1 is broadcast, so its label may be dropped wherever it occurs.
 """
 

@@ -117,8 +117,9 @@ def _sum_over_taps(e: Emitter, a: Convolution, padded: str, transpose: bool) -> 
     else:
         sizes, steps = list(a.out_spatial), list(a.strides)
     parts = []
-    for tap in itertools.product(*(range(k) for k in a.taps)):
-        w = kernel[(slice(None), slice(None), slice(None), *tap)]
+    by_tap = kernel.reshape(*kernel.shape[:3], -1)
+    for number, tap in enumerate(itertools.product(*(range(k) for k in a.taps))):
+        w = by_tap[..., number]
         if not np.any(w):
             continue
         starts = [

@@ -82,7 +82,9 @@ def definiteness(a: list[list[Any]]) -> int:
     return sign
 
 
-def random_convolution(rng: np.random.Generator, d: int, largest: int, channels: int = 4) -> Convolution:
+def random_convolution(
+    rng: np.random.Generator, d: int, largest: int, channels: int = 4
+) -> Convolution:
     """Any geometry: strides, dilations, groups, pads of any size, windows beyond both ends."""
     groups = int(rng.choice([1, 1, 1, 2, 3]))
     c_out, c_in = (int(n) for n in rng.integers(1, channels + 1, 2))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxlip.norms.definite import cholesky_margin, proved_margin
+
 from .oracle import definiteness
 
 
@@ -18,7 +19,9 @@ def _embedded(gram: np.ndarray) -> np.ndarray:
 
 def _hermitian(rng: np.random.Generator, n: int, is_complex: bool) -> np.ndarray:
     """A Gram matrix whose largest eigenvalues nearly coincide, exactly Hermitian."""
-    w = rng.standard_normal((n, n + 2)) + (1j * rng.standard_normal((n, n + 2)) if is_complex else 0)
+    w = rng.standard_normal((n, n + 2)) + (
+        1j * rng.standard_normal((n, n + 2)) if is_complex else 0
+    )
     q = np.linalg.qr(w)[0]
     values = np.concatenate([np.full(max(1, n // 2), 1.0), rng.random(n - max(1, n // 2))])
     gram = (q * values) @ q.conj().T

@@ -34,7 +34,9 @@ def _small_matrices() -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("w", _small_matrices(), ids=lambda w: f"{w.shape[0]}x{w.shape[1]}-{w.dtype}")
+@pytest.mark.parametrize(
+    "w", _small_matrices(), ids=lambda w: f"{w.shape[0]}x{w.shape[1]}-{w.dtype}"
+)
 def test_both_ends_are_theorems(w: np.ndarray) -> None:
     lower, upper = dense_norm(w[None])
     assert exactly_bounds(upper, w)
@@ -54,7 +56,9 @@ def test_the_oracle_tells_a_rounded_svd_from_a_bound() -> None:
     assert not any(exactly_bounds(0.999 * dense_norm(w[None]).upper, w) for w in sampled)
 
 
-@pytest.mark.parametrize("shape", [(1, 40, 40), (1, 90, 300), (1, 300, 90), (1, 260, 280), (7, 20, 9)])
+@pytest.mark.parametrize(
+    "shape", [(1, 40, 40), (1, 90, 300), (1, 300, 90), (1, 260, 280), (7, 20, 9)]
+)
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_tight_to_1e_10(shape: tuple[int, int, int], decay: float) -> None:
     rng = np.random.default_rng(sum(shape))
@@ -120,7 +124,9 @@ def test_chunks_and_groups_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert truth * (1 - 1e-14) <= upper <= truth * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (1, 9, 1), (5, 1, 4), (5, 4, 1), (300, 1, 7)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 1, 9), (1, 9, 1), (5, 1, 4), (5, 4, 1), (300, 1, 7)]
+)
 def test_vectors(shape: tuple[int, int, int]) -> None:
     w = np.random.default_rng(7).standard_normal(shape)
     lower, upper = dense_norm(w)

@@ -127,7 +127,10 @@ def test_errors_of_coefficients_are_included(ulps: float) -> None:
         (Matrix(w, relative=ulps), w[0]),
         (replace(conv, relative=ulps), dense_convolution(conv)),
         (Monomial(3, None, np.arange(1.0, 4.0), ulps), np.diag(np.arange(1.0, 4.0))),
-        (Product((Matrix(w, relative=ulps), Monomial(5, None, np.arange(1.0, 6.0)))), w[0] * np.arange(1.0, 6.0)),
+        (
+            Product((Matrix(w, relative=ulps), Monomial(5, None, np.arange(1.0, 6.0)))),
+            w[0] * np.arange(1.0, 6.0),
+        ),
     ]
     for a, dense in cases:
         for p in (1.0, math.inf):

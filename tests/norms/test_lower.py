@@ -36,7 +36,10 @@ def test_index_maps_are_exact() -> None:
             a = Monomial(n, index, weight)
             found = spectral_lower(a, _work()).value
             assert found <= a.norm(2) <= found * (1 + 1e-13)
-    assert spectral_lower(Monomial(4, None, np.array([1e200, 1.0, 0.0, 1e-320])), _work()).value > 9e199
+    assert (
+        spectral_lower(Monomial(4, None, np.array([1e200, 1.0, 0.0, 1e-320])), _work()).value
+        > 9e199
+    )
     assert spectral_lower(Monomial(2, np.array([-1, -1])), _work()).value == 0
 
 
@@ -112,7 +115,9 @@ def test_a_crop_is_a_lower_bound_of_the_whole(monkeypatch: pytest.MonkeyPatch) -
 
 def test_separate_windows_are_exact() -> None:
     rng = np.random.default_rng(3)
-    conv = Convolution(rng.standard_normal((40, 30, 4, 4)), (30, 30), (7, 8), (4, 4), (1, 1), (1, 1))
+    conv = Convolution(
+        rng.standard_normal((40, 30, 4, 4)), (30, 30), (7, 8), (4, 4), (1, 1), (1, 1)
+    )
     truth = svd_norm(conv.kernel.reshape(40, -1))
     found = spectral_lower(conv, _work())
     assert found.method == "quotient at a singular vector"
@@ -193,7 +198,9 @@ def test_the_power_method_is_that_of_the_paper() -> None:
 def test_lanczos(is_complex: bool) -> None:
     rng = np.random.default_rng(5)
     for n in (1, 2, 5, 40, 120):
-        w = rng.standard_normal((n, n + 3)) + (1j * rng.standard_normal((n, n + 3)) if is_complex else 0)
+        w = rng.standard_normal((n, n + 3)) + (
+            1j * rng.standard_normal((n, n + 3)) if is_complex else 0
+        )
         gram = w @ w.conj().T
         truth = float(np.linalg.eigvalsh(gram)[-1])
         start = rng.standard_normal(n) + (1j * rng.standard_normal(n) if is_complex else 0)

@@ -53,7 +53,9 @@ def test_half_of_the_frequencies_stand_for_all(shape: tuple[int, ...]) -> None:
 def test_the_gram_is_within_its_error(channels: tuple[int, int], stride: int) -> None:
     """Ĝ against 40 digits: its error is below the proved one, which is not wildly large."""
     rng = np.random.default_rng(1)
-    kernel = rng.standard_normal((1, *channels, 3, 2)) * 10.0 ** rng.integers(-3, 4, (1, *channels, 1, 1))
+    kernel = rng.standard_normal((1, *channels, 3, 2)) * 10.0 ** rng.integers(
+        -3, 4, (1, *channels, 1, 1)
+    )
     shifted = shifts(kernel, (stride, 1), (1, 2))
     symbol = autocorrelation(shifted.places, shifted.parts[:, 0])
     grid = Grid((5, 4), (1, 0))
@@ -64,7 +66,10 @@ def test_the_gram_is_within_its_error(channels: tuple[int, int], stride: int) ->
     with mpmath.workdps(40):
         for site, gram in zip(sites, grams, strict=True):
             turns = [
-                sum(mpmath.mpf(int(q) * int(2 * s + t)) / m for q, s, t, m in zip(place, site, grid.twist, grid.shape, strict=True))
+                sum(
+                    mpmath.mpf(int(q) * int(2 * s + t)) / m
+                    for q, s, t, m in zip(place, site, grid.twist, grid.shape, strict=True)
+                )
                 for place in shifted.places
             ]
             hat = mpmath.zeros(*parts.shape[1:])
@@ -74,7 +79,9 @@ def test_the_gram_is_within_its_error(channels: tuple[int, int], stride: int) ->
             if parts.shape[1] > parts.shape[2]:
                 # the same symbol at −ω is the conjugate: either one has the same eigenvalues
                 other = (hat.H * hat).apply(mpmath.conj)
-                exact = min((exact, other), key=lambda e: mpmath.mnorm(e - mpmath.matrix(gram.tolist())))
+                exact = min(
+                    (exact, other), key=lambda e: mpmath.mnorm(e - mpmath.matrix(gram.tolist()))
+                )
             gap = mpmath.mnorm(exact - mpmath.matrix(gram.tolist()), "f")
             assert gap <= symbol.error
             top = mpmath.mnorm(exact, "f") / mpmath.sqrt(exact.rows)

@@ -14,7 +14,7 @@ from .oracle import dense_convolution, random_convolution, svd_norm
 
 
 def _plain(kernel: np.ndarray, side: int, stride: int = 1, dilation: int = 1) -> Convolution:
-    """"Same" padding on a square plane (or a line, or a cube)."""
+    """ "Same" padding on a square plane (or a line, or a cube)."""
     d, k = kernel.ndim - 2, kernel.shape[2]
     begin = dilation * (k - 1) // 2
     out = (side + 2 * begin - dilation * (k - 1) - 1) // stride + 1
@@ -68,8 +68,8 @@ def test_within_five_percent_from_eight_pixels_on(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 40])
 def test_binomial_kernels_are_exact_at_every_size(size: int) -> None:
-    """[1 2 1] on n entries is 2I + J + Jᵀ: its norm is 2 + 2cos(π/(n + 1)), the twisted torus of n + 1
-    sites at θ = ½. So for products of it."""
+    """[1 2 1] on n entries is 2I + J + Jᵀ: its norm is 2 + 2cos(π/(n + 1)), and so is that of the
+    twisted torus of n + 1 sites at θ = ½. So for products of it."""
     line = 2 + 2 * math.cos(math.pi / (size + 1))
     row = np.array([1.0, 2.0, 1.0])
     one = _plain(row.reshape(1, 1, 3), size)
@@ -133,7 +133,12 @@ def test_groups_are_as_large_as_the_largest() -> None:
 
 def test_depthwise_and_single_channels() -> None:
     rng = np.random.default_rng(8)
-    for shape, groups in (((12, 1, 3, 3), 12), ((6, 1, 3, 3), 1), ((1, 6, 3, 3), 1), ((8, 1, 3, 3), 4)):
+    for shape, groups in (
+        ((12, 1, 3, 3), 12),
+        ((6, 1, 3, 3), 1),
+        ((1, 6, 3, 3), 1),
+        ((8, 1, 3, 3), 4),
+    ):
         conv = replace(_plain(rng.standard_normal(shape), 10), groups=groups)
         truth = svd_norm(dense_convolution(conv))
         assert truth * (1 - 1e-13) <= _upper(conv) <= 1.05 * truth
@@ -182,7 +187,11 @@ def test_kernels_of_any_size_of_number(scale: float, channels: tuple[int, int]) 
     kernel = rng.standard_normal((*channels, 3)) * scale
     e = math.frexp(float(np.abs(kernel).max()))[1]
     truth = svd_norm(dense_convolution(_plain(np.ldexp(kernel, -e), 9)))
-    found = float(np.ldexp(_upper(_plain(kernel, 9)), -e)) if scale < 1e300 else _upper(_plain(kernel, 9))
+    found = (
+        float(np.ldexp(_upper(_plain(kernel, 9)), -e))
+        if scale < 1e300
+        else _upper(_plain(kernel, 9))
+    )
     if scale < 1e300:
         assert truth * (1 - 1e-13) <= found <= truth * 1.2
     else:

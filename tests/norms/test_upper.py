@@ -31,6 +31,7 @@ from onnxlip.registry import built_in
 
 from .oracle import dense_convolution, svd_norm
 
+ONE = np.eye(1)
 HADAMARD = np.array([[1.0, 1.0], [1.0, -1.0]])
 
 
@@ -49,7 +50,7 @@ def _placed(a: LinearMap, begin: int, rows: int) -> LinearMap:
     return Product((Monomial(a.rows, index), a))
 
 
-def _line(size: int, channels: np.ndarray = np.eye(1), groups: int = 1) -> Convolution:
+def _line(size: int, channels: np.ndarray = ONE, groups: int = 1) -> Convolution:
     """K ⊗ [1 2 1], whose norm is ‖K‖(2 + 2cos(π/(size + 1)))."""
     kernel = channels[:, :, None] * np.array([1.0, 2.0, 1.0])
     return Convolution(kernel, (size,), (size,), (1,), (1,), (1,), groups)
@@ -120,7 +121,13 @@ CASES = {
     ),
     "written out": Case(_line(6), _line_norm(6), "written out, dense Cholesky"),
     "isometries": Case(
-        Product((selection(np.array([1, 0, 1, 0]), 2), Matrix(HADAMARD[None]), diagonal(np.array([-3.0]), (2,)))),
+        Product(
+            (
+                selection(np.array([1, 0, 1, 0]), 2),
+                Matrix(HADAMARD[None]),
+                diagonal(np.array([-3.0]), (2,)),
+            )
+        ),
         6.0,
         "dense Cholesky",
     ),
@@ -131,7 +138,9 @@ CASES = {
         _no_writing,
     ),
     "product written out": Case(
-        Product((B, A.adjoint)), svd_norm(B.blocks[0] @ A.blocks[0].T), "written out, dense Cholesky"
+        Product((B, A.adjoint)),
+        svd_norm(B.blocks[0] @ A.blocks[0].T),
+        "written out, dense Cholesky",
     ),
     "sum": Case(Sum((A, A)), 2 * svd_norm(A.blocks[0]), "sum of branches", _no_writing),
     "concatenation": Case(
@@ -158,7 +167,9 @@ CASES = {
         _no_writing,
     ),
     "sum written out": Case(
-        Sum((A, Matrix(-0.5 * A.blocks))), 0.5 * svd_norm(A.blocks[0]), "written out, dense Cholesky"
+        Sum((A, Matrix(-0.5 * A.blocks))),
+        0.5 * svd_norm(A.blocks[0]),
+        "written out, dense Cholesky",
     ),
     "adjoint of repeat": Case(
         Transposed(selection(np.repeat(np.arange(3), 4), 3)), 2.0, "closed form"
