@@ -22,6 +22,8 @@ from onnxlip.rules import Rule
 
 __all__ = ["Analysis", "Progress", "analyze"]
 
+_SMALL = 512  # rows and columns below which threads cost more than they save
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -79,7 +81,10 @@ class Analysis:
                 lambda maps, each: joint(maps, each, lowerings, p, provider=device, seed=seed),
             )
 
-        return tuple(side_by_side(one, self.network.blocks, lambda b: b.name, progress))
+        blocks = self.network.blocks
+        maps = [a for b in blocks if isinstance(b, AffineBlock) for a in b.maps]
+        small = all(max(a.rows, a.columns) <= _SMALL for a in maps)
+        return tuple(side_by_side(one, blocks, lambda b: b.name, progress, small))
 
     def report(self, progress: Progress | None = None) -> Report:
         """Run AutoLip and tell the result. Raises the errors of `analyze`."""

@@ -9,6 +9,7 @@ or not Lipschitz.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -144,10 +145,11 @@ def bound(
     _show(report, as_json, quiet, verbose)
     assert report.upper is not None
     if limit is not None and report.upper.value > limit:
+        from onnxlip.report.text import shown_up
+
+        told = shown_up(report.upper.value)
         click.echo(
-            f"onnxlip: gate exceeded: certified upper bound {report.upper.value:.6g} "
-            f"> --max {limit:.6g}",
-            err=True,
+            f"onnxlip: gate exceeded: certified upper bound {told} > --max {limit:g}", err=True
         )
         return GATE_EXCEEDED
     return 0
@@ -202,11 +204,14 @@ def _show(report: Report, as_json: bool, quiet: bool, verbose: bool) -> None:
         assert report.upper is not None
         click.echo(f"{report.upper.value!r}")
         return
-    from rich.console import Console
+    from onnxlip.report.text import report_lines
 
-    from onnxlip.report.text import print_report
+    click.echo("\n".join(report_lines(report, _width(), verbose)))
 
-    print_report(report, Console(width=None if sys.stdout.isatty() else 400), verbose)
+
+def _width() -> int | None:
+    """Columns of the terminal; None in a pipe, where lines are as long as they are."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 @click.command("onnxlip ops")
@@ -221,16 +226,11 @@ def _show(report: Report, as_json: bool, quiet: bool, verbose: bool) -> None:
 def ops(rule_modules: tuple[str, ...], as_json: bool) -> int:
     """The catalogue of rules: op, version, form, source, and where the rule comes from."""
     from onnxlip.registry import rule_set
-    from onnxlip.report.catalogue import catalogue_json, print_catalogue
+    from onnxlip.report.catalogue import catalogue_json, catalogue_lines
 
     _import_from_here(rule_modules)
     rules = rule_set(modules=rule_modules)
-    if as_json:
-        click.echo(catalogue_json(rules))
-    else:
-        from rich.console import Console
-
-        print_catalogue(rules, Console(width=None if sys.stdout.isatty() else 400))
+    click.echo(catalogue_json(rules) if as_json else "\n".join(catalogue_lines(rules)))
     return 0
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 
 from onnxlip.errors import ModelError, NotLipschitzError, Refused, UnsupportedError, UsageError
@@ -20,7 +20,10 @@ from onnxlip.model import Model
 from onnxlip.registry import Registered, RuleSet
 from onnxlip.rules import Node, Value
 
-__all__ = ["Graph", "build_graph"]
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["Graph", "build_graph", "is_real", "refuse", "unsupported"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,6 @@ class Graph:
     outputs: the chosen outputs; those that do not depend on an input have no path to it
     """
 
-    network: nx.MultiDiGraph
     nodes: tuple[Node, ...]
     rules: Mapping[str, Registered]
     inputs: tuple[Value, ...]
@@ -40,6 +42,17 @@ class Graph:
     held: tuple[Value, ...]
     values: Mapping[str, Value]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def network(self) -> nx.MultiDiGraph:
+        """The networkx multigraph, made when first asked for: importing networkx takes half as
+        long as importing onnx and onnxruntime, and a bound of a small model no longer."""
+        return _network(
+            self.nodes,
+            self.rules,
+            [v.name for v in self.inputs],
+            [v.name for v in self.outputs],
+        )
 
 
 def build_graph(
@@ -75,9 +88,7 @@ def build_graph(
         for v in n.inputs
         if v is not None and v.constant is None and v.name not in produced
     }
-    network = _network(nodes, entries, sources, sinks)
     return Graph(
-        network,
         tuple(nodes),
         entries,
         tuple(values[s] for s in sources),
@@ -269,6 +280,8 @@ def _network(
     sources: Sequence[str],
     sinks: Sequence[str],
 ) -> nx.MultiDiGraph:
+    import networkx as nx
+
     graph: nx.MultiDiGraph = nx.MultiDiGraph()
     made: dict[str, tuple[str, int]] = {}
     for name in sources:

@@ -112,7 +112,7 @@ def build_network(model: Model, graph: Graph, rules: RuleSet) -> Network:
     held = {v.name for v in graph.held}
     parts = _Parts(model, graph, nodes, fused, held, set(sinks))
     blocks: list[Block] = [*parts.affine_blocks(), *_nonlinear(graph, nodes, fused, boxes, held)]
-    ordered = _topological(blocks, [v.name for v in graph.inputs])
+    ordered = _topological(blocks, graph.nodes)
     notes = tuple(dict.fromkeys(note for f in fused.values() for note in f.notes))
     sizes = {name: value.size for name, value in graph.values.items()}
     return Network(tuple(v.name for v in graph.inputs), tuple(sinks), tuple(ordered), sizes, notes)
@@ -304,14 +304,7 @@ def _weight(node: Node) -> int:
     return sum(v.size for v in node.inputs if v is not None and v.constant is not None)
 
 
-def _topological(blocks: Sequence[Block], sources: Sequence[str]) -> list[Block]:
-    import networkx as nx
-
-    graph: nx.DiGraph = nx.DiGraph()
-    graph.add_nodes_from(range(len(blocks)))
-    made = {name: k for k, block in enumerate(blocks) for name in block.outputs}
-    for k, block in enumerate(blocks):
-        for name in block.inputs:
-            if name in made and name not in sources:
-                graph.add_edge(made[name], k)
-    return [blocks[k] for k in nx.lexicographical_topological_sort(graph)]
+def _topological(blocks: Sequence[Block], nodes: Sequence[Node]) -> list[Block]:
+    """In the order of the nodes that make the blocks' outputs, which is topological."""
+    place = {y.name: k for k, node in enumerate(nodes) for y in node.outputs}
+    return sorted(blocks, key=lambda block: place[block.outputs[0]])

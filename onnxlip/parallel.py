@@ -32,13 +32,10 @@ def side_by_side(
     items: Sequence[T],
     name: Callable[[T], str],
     progress: Progress | None = None,
+    small: bool = False,
 ) -> Iterable[R]:
     """work(item) for all items, in order. progress(done, total, name) is called as each ends;
-    the first error ends it all."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from threadpoolctl import threadpool_limits
-
+    the first error ends it all. small: the work is not worth any thread."""
     done, lock = 0, Lock()
 
     def one(item: T) -> R:
@@ -49,6 +46,12 @@ def side_by_side(
             if progress is not None:
                 progress(done, len(items), name(item))
         return result
+
+    if small:
+        return list(map(one, items))
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1, user_api="blas"):
         pool = ThreadPoolExecutor(max_workers=max(1, min(cores(), len(items))))

@@ -11,9 +11,10 @@ from onnxlip.certificate import Bracket
 from onnxlip.errors import RuleError
 from onnxlip.linear import LinearMap, Product, Sum, selection
 from onnxlip.lowering import Lowerings
+from onnxlip.norms.enclosure import euclid
 from onnxlip.norms.induced import induced_bounds
 from onnxlip.norms.lower import spectral_lower
-from onnxlip.norms.structure import overlap
+from onnxlip.norms.structure import isometry, overlap
 from onnxlip.norms.upper import least, meeting, spectral_upper
 from onnxlip.norms.workspace import Bound, Workspace
 from onnxlip.rounding import add_up
@@ -62,6 +63,8 @@ def joint(
     if len(maps) == 1:
         return each[0]
     lower = max((Bound(b.lower, b.lower_method) for b in each), key=lambda b: b.value)
+    if p == 2:
+        lower = max(lower, _beside_isometries(maps, each))
     uppers = [b.upper for b in each]
     if p == 1:
         top = max(each, key=lambda b: b.upper)
@@ -78,6 +81,18 @@ def joint(
             return _made(lower, upper, stacked)
         low, high = induced_bounds(stacked, p, work)
         return _made(max(lower, low), least(high, Bound(add_up(*uppers), "sum")), stacked)
+
+
+def _beside_isometries(maps: Sequence[LinearMap], each: Sequence[Bracket]) -> Bound:
+    """‖[A c_1U_1 … c_mU_m]‖₂² = ‖AAᵀ + Σc_j²I‖₂ = ‖A‖₂² + Σc_j² if all U_jU_jᵀ = I: a skip beside
+    another branch. From below, for any choice of A."""
+    scales = [isometry(a.adjoint) for a in maps]
+    rest = [k for k, scale in enumerate(scales) if scale is None]
+    if len(rest) > 1:
+        return Bound(0.0, "")
+    chosen = rest[0] if rest else 0
+    parts = [scale.lower for k, scale in enumerate(scales) if scale and k != chosen]
+    return Bound(euclid(np.array([each[chosen].lower, *parts])).lower, each[chosen].lower_method)
 
 
 def _stacked(maps: Sequence[LinearMap]) -> LinearMap:

@@ -122,7 +122,7 @@ def _stack(blocks: Array, exponent: int) -> Enclosure:
         margin = proved_margin(gram[traces > square], square)
         if margin is not None:
             return Enclosure(lower, _upper(square, margin, size, k))
-    return Enclosure(lower, sqrt_up(float(traces.max())))
+    return Enclosure(lower, sqrt_up(add_up(float(traces.max()), UNDERFLOW)))
 
 
 def _upper(square: float, margin: float, size: float, k: int) -> float:

@@ -1,7 +1,8 @@
 """Enclosures of norms, and the Euclidean norm of a vector as the first of them.
 
-All of `onnxlip.norms` assumes IEEE float64 rounded to nearest and conventional (not Strassen-like)
-products, in any order, with or without fused multiply-add. Underflow is allowed to flush to zero:
+All of `onnxlip.norms` assumes IEEE float64 rounded to nearest, conventional (not Strassen-like)
+products in any order, with or without fused multiply-add, and triangular solves by substitution,
+as every BLAS in use computes them. Underflow is allowed to flush to zero:
 an operation may err by `TINY` = 2⁻¹⁰²² on top of its relative error, so whoever calls scales
 by a power of two to numbers near 1, where `UNDERFLOW` covers all such errors together.
 """

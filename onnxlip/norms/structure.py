@@ -12,7 +12,7 @@ from onnxlip.linear import LinearMap, Monomial, Product, Sum, Transposed
 from onnxlip.norms.enclosure import Enclosure
 from onnxlip.rounding import down, mul_up
 
-__all__ = ["is_empty", "isometric_core", "overlap", "row_support"]
+__all__ = ["is_empty", "isometric_core", "isometry", "overlap", "row_support"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -29,14 +29,14 @@ def is_empty(a: LinearMap) -> bool:
 def isometric_core(a: Product) -> tuple[LinearMap, Enclosure] | None:
     """(B, c) with ‖A‖₂ = c‖B‖₂: all factors but B are multiples of isometries on the side where
     that changes no norm: ‖LBR‖ = cℓ·cr·‖B‖ if LᵀL = cℓ²I and RRᵀ = cr²I."""
-    scales: list[Enclosure | None] = [_isometry(f) for f in a.factors]
+    scales: list[Enclosure | None] = [isometry(f) for f in a.factors]
     left = 0
     while left < len(a.factors) and scales[left] is not None:
         left += 1
     if left == len(a.factors):
         left -= 1
     outer = scales[:left]
-    inner = [_isometry(f.adjoint) for f in a.factors[left + 1 :]]
+    inner = [isometry(f.adjoint) for f in a.factors[left + 1 :]]
     lower, upper = 1.0, 1.0
     for scale in (*outer, *inner):
         if scale is None:
@@ -45,7 +45,7 @@ def isometric_core(a: Product) -> tuple[LinearMap, Enclosure] | None:
     return a.factors[left], Enclosure(lower, upper)
 
 
-def _isometry(a: LinearMap) -> Enclosure | None:
+def isometry(a: LinearMap) -> Enclosure | None:
     """c with AᵀA = c²I exactly, for index maps."""
     if isinstance(a, Transposed):  # AᵀA is WWᵀ of an index map that reads some entry twice
         return None

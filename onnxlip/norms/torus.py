@@ -3,9 +3,10 @@
 Per axis let a convolution read n = s·p + d·t − b for outputs p < O, and let the image fill
 [0, H). Put it on a circle of N = s·M sites with
 
-    N ≥ H + max(b, overhang),  N ≥ s·O,     overhang = what the last window reads beyond H − 1.
+    N ≥ H + max(b, overhang),     overhang = what the last window reads beyond H − 1.
 
-Reads below 0 wrap to [N − b, N) and reads beyond H stay below N, so all of them land on zeros,
+Outputs whose window begins beyond the image are zero and left out, so O ≤ ⌈(H + b)/s⌉ ≤ M. Reads
+below 0 wrap to [N − b, N) and reads beyond H stay below N, so all of them land on zeros,
 and they may pick up any phase e^{±2πiθ} on the way round. So the convolution is P C E with E an
 isometric embedding, C a circulant that is twisted by θ, and P a restriction to O of M outputs:
 ‖A‖₂ ≤ ‖C‖₂ = max_j σ_max K̂(2π(j + θ)/M). Taps whose shifts have a common step g (dilation) decouple
@@ -80,7 +81,7 @@ def torus_shape(conv: Convolution) -> tuple[int, ...]:
     ):
         o = min(o, (h - 1 + b) // s + 1)  # windows that begin beyond the image read nothing
         overhang = s * (o - 1) + d * (k - 1) - b - (h - 1)
-        length = max(h + max(b, overhang, 0), s * o)
+        length = h + max(b, overhang)
         sites.append(-(-length // s))
     return tuple(sites)
 

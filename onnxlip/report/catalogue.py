@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from onnxlip.registry import RuleSet
+from onnxlip.report.text import columns
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["catalogue", "catalogue_json", "print_catalogue"]
+__all__ = ["catalogue", "catalogue_json", "catalogue_lines"]
 
 
 def catalogue(rules: RuleSet) -> list[dict[str, str | int]]:
@@ -36,18 +33,13 @@ def catalogue_json(rules: RuleSet) -> str:
     return json.dumps(catalogue(rules), indent=2, ensure_ascii=False)
 
 
-def print_catalogue(rules: RuleSet, console: Console) -> None:
+def catalogue_lines(rules: RuleSet) -> list[str]:
     """A table: op, since, form, source; refusals with their reason."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("op", "since", "form", "source"):
-        table.add_column(heading, no_wrap=heading != "source", overflow="fold")
+    rows = []
     for r in catalogue(rules):
         name = r["op_type"] if r["domain"] == "ai.onnx" else f"{r['domain']}.{r['op_type']}"
         told = r["reason"] if r["form"] == "refusal" else r["source"]
-        table.add_row(str(name), str(r["since"]), str(r["form"]), escape(str(told)))
-    console.print(table, highlight=False)
+        rows.append([str(name), str(r["since"]), str(r["form"]), str(told)])
     ops = {(r["domain"], r["op_type"]) for r in catalogue(rules)}
-    console.print(f"{len(ops)} ops, {len(rules.registered)} rules", highlight=False)
+    table = columns(rows, ["op", "since", "form", "source"])
+    return [*table, f"{len(ops)} ops, {len(rules.registered)} rules"]

@@ -1,115 +1,106 @@
-"""The report for a person: what was proved first, then where it comes from."""
+"""The report for a person: what was proved first, then where it comes from.
+
+Plain lines in aligned columns, the same on a terminal and in a pipe but for emphasis and width.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+
+import click
 
 from onnxlip.report.record import BlockReport, Report
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-__all__ = ["print_report"]
+__all__ = ["columns", "report_lines", "shown_down", "shown_up"]
 
 _SHOWN = 12  # blocks listed without --verbose, the costliest of them
+_LONGEST = 40  # characters of a block's name and ops on a terminal; the end of a name tells more
 
 
-def print_report(report: Report, console: Console, verbose: bool = False) -> None:
-    """Print to a rich console; plain where it is no terminal."""
-    from rich.table import Table
+def shown_up(value: float, digits: int = 6) -> str:
+    """A number to some digits, rounded up: what is printed of an upper bound is one too."""
+    return f"{float(Context(digits, ROUND_CEILING).create_decimal(Decimal(value))):.{digits}g}"
 
+
+def shown_down(value: float, digits: int = 6) -> str:
+    """The same, rounded down, for lower bounds."""
+    return f"{float(Context(digits, ROUND_FLOOR).create_decimal(Decimal(value))):.{digits}g}"
+
+
+def report_lines(report: Report, width: int | None = None, verbose: bool = False) -> list[str]:
+    """The lines to print. width: columns of the terminal, None where there is none to fit."""
     ends = "  →  ".join(
         ", ".join(f"{name} {_shape(shape)}" for name, shape in side.items())
         for side in (report.inputs, report.outputs)
     )
+    norm = {"1": "ℓ1", "2": "ℓ2", "inf": "ℓ∞"}[report.norm]
     space = "all of the input space" if report.domain == "global" else report.domain
-    console.print(f"{report.model}: {ends}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"ℓ{_norm(report.norm)} norm, {space}\n", highlight=False)
-
-    figures = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for label, bound in (("upper bound", report.upper), ("lower bound", report.lower)):
-        if bound is not None:
-            figures.add_row(
-                f"[bold]{label}[/]", f"[bold]{bound.value:.6g}[/]", bound.kind, bound.method
-            )
-    console.print(figures, highlight=False)
+    lines = [f"{report.model}: {ends}", f"{norm} norm, {space}", ""]
+    ends_of = (("upper bound", report.upper, shown_up), ("lower bound", report.lower, shown_down))
+    figures = [
+        [click.style(label, bold=True), shown(bound.value), bound.kind, bound.method]
+        for label, bound, shown in ends_of
+        if bound is not None
+    ]
+    lines += columns(figures)
     if len(report.pairs) > 1:
-        _print_pairs(report, console)
+        rows = [[pair.input, pair.output, shown_up(pair.upper)] for pair in report.pairs]
+        lines += ["", *columns(rows, ["from", "to", "upper bound"])]
     if report.blocks:
-        _print_blocks(report, console, verbose)
-    for note in report.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    for op, origin in report.rules.items():
-        console.print(f"rule: {op} from {origin}", markup=False, highlight=False)
+        lines += ["", *_block_lines(report, width, verbose)]
+    lines += [f"note: {note}" for note in report.notes]
+    lines += [f"rule: {op} from {origin}" for op, origin in report.rules.items()]
     affine = sum(b.kind == "affine" for b in report.blocks)
-    console.print(
-        f"{len(report.blocks)} blocks ({affine} affine) in {report.seconds:.2f} s "
-        f"on {report.provider}",
-        highlight=False,
-    )
+    took = f"{report.seconds:.2f} s on {report.provider}"
+    lines.append(f"{len(report.blocks)} blocks ({affine} affine) in {took}")
+    return lines
 
 
-def _norm(norm: str) -> str:
-    return {"1": "1", "2": "2", "inf": "∞"}[norm]
+def columns(rows: list[list[str]], headings: list[str] | None = None) -> list[str]:
+    """Rows as aligned lines, with dim headings; styled cells count by what is seen of them."""
+    table = [[click.style(h, dim=True) for h in headings], *rows] if headings else rows
+    seen = [[len(click.unstyle(cell)) for cell in row] for row in table]
+    widths = [max(column) for column in zip(*seen, strict=True)]
+    return [
+        "  ".join(
+            cell + " " * (width - size)
+            for cell, size, width in zip(row, sizes, widths, strict=True)
+        ).rstrip()
+        for row, sizes in zip(table, seen, strict=True)
+    ]
 
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
-def _print_pairs(report: Report, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("from", "to", "upper bound"):
-        table.add_column(heading)
-    for pair in report.pairs:
-        table.add_row(pair.input, pair.output, f"{pair.upper:.6g}")
-    console.print()
-    console.print(table, highlight=False)
-
-
-def _print_blocks(report: Report, console: Console, verbose: bool) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
+def _block_lines(report: Report, width: int | None, verbose: bool) -> list[str]:
     costly = sorted(report.blocks, key=lambda b: -abs(b.share))
     shown = set(map(id, report.blocks if verbose else costly[:_SHOWN]))
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("block", overflow="ellipsis", no_wrap=True, max_width=40)
-    table.add_column("ops", overflow="ellipsis", no_wrap=True, max_width=36)
-    table.add_column("norm", justify="left", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    if verbose:
-        table.add_column("by", no_wrap=True)
+    room = None if width is None else max(12, min(_LONGEST, (width - 50) // 2))
+    rows = []
     for block in report.blocks:
         if id(block) in shown:
-            row = [escape(block.name), escape(_ops(block)), _bracket(block), f"{block.share:.0%}"]
-            table.add_row(*row, *([block.methods[1]] if verbose else []))
-    console.print()
-    console.print(table, highlight=False)
-    hidden = len(report.blocks) - len(shown)
+            ops = " ".join(dict.fromkeys(block.ops))
+            row = [_fit(block.name, room), _fit(ops, room), _bracket(block), f"{block.share:.0%}"]
+            rows.append([*row, block.methods[1]] if verbose else row)
+    headings = ["block", "ops", "norm", "share", "by"][: 5 if verbose else 4]
+    lines = columns(rows, headings)
+    hidden = len(report.blocks) - len(rows)
     if hidden:
-        console.print(f"and {hidden} more that cost less (--verbose shows all)", highlight=False)
+        lines.append(f"and {hidden} more that cost less (--verbose shows all)")
     if costly[0].share > 0:
-        console.print(
-            f"costliest: {costly[0].name}, {costly[0].share:.0%} of the bound's logarithm",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        lines.append(f"costliest: {costly[0].name}, {costly[0].share:.0%} of the bound's logarithm")
+    return lines
 
 
-def _ops(block: BlockReport) -> str:
-    return " ".join(dict.fromkeys(block.ops))
+def _fit(text: str, room: int | None) -> str:
+    return text if room is None or len(text) <= room else "…" + text[1 - room :]
 
 
 def _bracket(block: BlockReport) -> str:
+    upper = shown_up(block.upper, 5)
     if block.lower is None:
-        return f"≤ {block.upper:.5g}"
-    if block.lower == block.upper:
-        return f"{block.upper:.5g}"
-    if f"{block.lower:.5g}" == f"{block.upper:.5g}":
-        return f"{block.upper:.5g}"
-    slack = f"  (+{block.upper / block.lower - 1:.2%})" if block.lower else ""
-    return f"{block.lower:.5g} … {block.upper:.5g}{slack}"
+        return f"≤ {upper}"
+    lower = shown_down(block.lower, 5)
+    return upper if upper == lower else f"{lower} … {upper}"

@@ -152,6 +152,19 @@ def test_joint_blocks_known_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> N
         assert truth * (1 - 1e-15) <= found.upper <= truth * (1 + 5e-4)
 
 
+def test_a_branch_beside_a_skip_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "_SHORT", 0)
+    rng = np.random.default_rng(6)
+    skips = [identity(5), Monomial(7, np.array([6, 0, 1, 2, 3]), np.asarray(-2.0))]
+    maps: list[LinearMap] = [skips[0], Matrix(rng.standard_normal((1, 5, 9))), skips[1]]
+    for chosen in (maps, skips, [maps[1], maps[1], skips[0]]):
+        found = joint(chosen, [bracket(a, LOWERINGS, 2.0) for a in chosen], LOWERINGS, 2.0)
+        truth = svd_norm(np.hstack([_dense(a) for a in chosen]))
+        _holds(found, truth)
+        if maps[1] not in chosen[:1]:
+            assert found.upper <= found.lower * (1 + 1e-9)
+
+
 def test_one_block_is_its_own_joint() -> None:
     a = Matrix(np.ones((1, 2, 3)))
     each = [bracket(a, LOWERINGS, 2.0)]

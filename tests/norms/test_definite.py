@@ -85,3 +85,15 @@ def test_the_margin_grows_with_order_and_trace() -> None:
     assert cholesky_margin(10, 1.0, 0.1, False) < cholesky_margin(10, 1.0, 0.1, True)
     assert cholesky_margin(10, 2.0, 0.1, True) > 1.99 * cholesky_margin(10, 1.0, 0.1, True)
     assert cholesky_margin(2**53, 1.0, 1.0, False) == np.inf
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_the_margin_is_that_of_the_docstring(is_complex: bool) -> None:
+    n, u = 50, 2.0**-53
+    c = np.sqrt(2) * (2 * n) * u if is_complex else (n + 1) * u
+    margin = cholesky_margin(n, 7.0, 3.0, is_complex)
+    assert 3 * u + 7 * c <= margin <= 1.2 * (3 * u + 7 * c)
+    gram = np.diag([0.5, 0.25]).astype(complex if is_complex else float)
+    found = proved_margin(gram[None].copy(), 1.0)
+    assert found is not None
+    assert found >= u * 0.75 + 1.25 * u * (np.sqrt(2) * 4 if is_complex else 3)

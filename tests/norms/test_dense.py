@@ -1,12 +1,14 @@
 """Verified norms of matrices, against exact rationals and float64 SVD."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from onnxlip.norms import dense
 from onnxlip.norms.dense import dense_norm
+from onnxlip.rounding import gamma
 
 from .oracle import exactly_bounds, exactly_exceeds, svd_norm
 
@@ -105,6 +107,14 @@ def test_a_wrong_guess_costs_tightness_but_not_truth(monkeypatch: pytest.MonkeyP
         assert not exactly_exceeds(lower, w)
 
 
+def test_without_any_guess_the_frobenius_norm_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "_top", lambda gram: (0, 0.0, np.ones(len(gram[0]))))
+    w = np.outer(np.arange(1.0, 5.0), np.arange(1.0, 7.0))  # rank one: it is the norm
+    upper = dense_norm(w[None]).upper
+    assert exactly_bounds(upper, w)
+    assert not exactly_bounds(upper * (1 - 1e-9), w)
+
+
 def test_a_gram_that_is_too_large_is_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense, "_LARGEST", 10)
     w = np.random.default_rng(5).standard_normal((2, 20, 30))
@@ -173,3 +183,31 @@ def test_overflow_of_float64_is_infinite_not_wrong() -> None:
     lower, upper = dense_norm(np.full((1, 3, 3), 1.5e308))
     assert upper == math.inf
     assert 0 < lower < math.inf
+
+
+def test_grams_err_by_what_is_added_for_them() -> None:
+    """γ_k ‖|W|‖₂² covers the rounding of the Gram, and the size that is used covers ‖|W|‖₂²."""
+    rng = np.random.default_rng(9)
+    for k in (3, 40, 300):
+        w = rng.standard_normal((4, k))
+        gram, size = dense._gram(w[None], 0)
+        exact = [
+            [sum(Fraction(x) * Fraction(y) for x, y in zip(u, v, strict=True)) for v in w]
+            for u in w
+        ]
+        error = [
+            [abs(float(Fraction(gram[0, i, j]) - exact[i][j])) for j in range(4)] for i in range(4)
+        ]
+        assert svd_norm(np.array(error)) <= gamma(k) * size
+        assert svd_norm(np.abs(w)) ** 2 <= size * (1 + 1e-13) <= svd_norm(np.abs(w)) ** 2 * 4
+        triangle, same = dense._triangle(w, 0)
+        assert np.allclose(np.triu(triangle), np.triu(gram[0]), rtol=1e-12)
+        assert same == pytest.approx(size, rel=1e-12)
+
+
+def test_all_that_was_rounded_is_added() -> None:
+    upper = dense._upper(1.0, 0.25, 1e14, 100)
+    assert upper**2 >= (1.25 + gamma(100) * 1e14) * (1 - 1e-15)
+    w, u = np.eye(3), np.array([1.0, 0.0, 0.0])
+    assert dense._quotient(w, u, 1.0, 0) == pytest.approx(1.0, rel=1e-14)
+    assert dense._quotient(w, u, 1e28, 0) <= 1 - gamma(3) * 1e14 * (1 - 1e-6)

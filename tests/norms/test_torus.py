@@ -201,3 +201,14 @@ def test_kernels_of_any_size_of_number(scale: float, channels: tuple[int, int]) 
 def test_a_kernel_too_large_for_its_correlations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torus, "_MEMORY", 10)
     assert torus_bound(_plain(np.ones((2, 2, 3, 3)), 5)) is None
+
+
+def test_all_that_was_rounded_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = _plain(np.random.default_rng(12).standard_normal((2, 2, 3)), 9)
+    plain = _upper(conv)
+    monkeypatch.setattr(torus, "proved_margin", lambda grams, square: 0.5)
+    assert _upper(conv) ** 2 >= (plain**2 + 0.5) * (1 - 1e-9)
+    monkeypatch.undo()
+    real = torus.autocorrelation
+    monkeypatch.setattr(torus, "autocorrelation", lambda *a: replace(real(*a), error=0.5))
+    assert _upper(conv) ** 2 >= (plain**2 + 0.5) * (1 - 1e-9)
