@@ -100,5 +100,5 @@ def norm_up(values: Iterable[float], p: float) -> float:
     top = max(v)
     if not math.isfinite(top):
         return math.inf
-    scale = 2.0 ** math.frexp(top)[1]  # a power of two: dividing by it is exact
+    scale = 2.0 ** (math.frexp(top)[1] - 1)  # a power of two: dividing by it is exact
     return mul_up(scale, sqrt_up(add_up(*(mul_up(x / scale, x / scale) for x in v))))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Product, Transposed
 from onnxlip.norms.enclosure import euclid
 from onnxlip.norms.structure import is_empty, isometric_core
-from onnxlip.norms.workspace import Bound, Workspace, product_error
+from onnxlip.norms.workspace import Bound, Workspace, multiplications, product_error
 from onnxlip.operators import Operator
 from onnxlip.rounding import UNIT, add_up, down, gamma, mul_up
 
@@ -29,7 +29,9 @@ __all__ = ["power_method", "quotient", "spectral_lower"]
 
 Floats = npt.NDArray[np.float64]
 
-_STEPS = 100
+_STEPS = 100  # at most, and fewer where they would take more than _WORK multiplications
+_FEWEST = 20
+_WORK = 2e11
 _TOLERANCE = 1e-6  # relative growth per step of ‖AᵀAv‖ below which it stops
 _PIXELS = 4096  # a convolution is searched on at most so many outputs per channel
 
@@ -136,7 +138,7 @@ def power_method(a: LinearMap, work: Workspace, rng: np.random.Generator) -> Flo
     cap = a.cap()
     operator = work.single(a) if 1e-15 < cap < 1e15 else work.double(a)
     previous = 0.0
-    for _ in range(_STEPS):
+    for _ in range(max(_FEWEST, min(_STEPS, int(_WORK / (2.0 * multiplications(a) + 1.0))))):
         w, size = _step(operator, v)
         if not (math.isfinite(size) and size > 0):
             break  # not a number that float32 can hold, or zero

@@ -18,7 +18,14 @@ from onnxlip.norms.torus import TorusBound, torus_bound, torus_shape
 from onnxlip.operators import Operator
 from onnxlip.rounding import TINY, UNIT, add_up, gamma, mul_up
 
-__all__ = ["Bound", "Materialised", "Workspace", "coefficient_error", "product_error"]
+__all__ = [
+    "Bound",
+    "Materialised",
+    "Workspace",
+    "coefficient_error",
+    "multiplications",
+    "product_error",
+]
 
 T = TypeVar("T")
 
@@ -66,6 +73,17 @@ def _growth(a: LinearMap) -> float:
     if isinstance(a, Sum):
         return add_up(*(_growth(s) for s in a.summands))
     return max(1.0, a.cap())
+
+
+def multiplications(a: LinearMap) -> float:
+    """Of one product with a vector, roughly."""
+    if isinstance(a, Product):
+        return sum(multiplications(f) for f in a.factors)
+    if isinstance(a, Sum):
+        return sum(multiplications(s) for s in a.summands)
+    if isinstance(a, Transposed):
+        return multiplications(a.of)
+    return float(a.rows) * a.terms if isinstance(a, (Matrix, Convolution)) else float(a.rows)
 
 
 def _widest(a: LinearMap) -> int:

@@ -1,0 +1,5 @@
+"""python -m benchmarks.norms"""
+
+from benchmarks.norms.run import main
+
+main()
