@@ -67,16 +67,20 @@ def _jacobian_norms(path: Path, analysis: Analysis, rng: np.random.Generator) ->
         pytest.skip(f"onnx-ad cannot differentiate it: {type(error).__name__}: {str(error)[:60]}")
     dtype = np.float64 if forward.get_inputs()[0].type == "tensor(double)" else np.float32
     norms = []
+    try:
+        forward.run(None, {x_name: np.zeros(shape, dtype), f"fwd_{x_name}": _seed(forward, shape)})
+    except Exception as error:
+        pytest.skip(f"onnxruntime cannot run it: {str(error)[:60]}")
     for scale in (0.1, 1.0, 5.0):
         x = (scale * rng.standard_normal(shape)).astype(dtype)
-        rows = forward.get_inputs()[1].shape[0]  # onnx-ad reads a tensor as a matrix
-        v = rng.standard_normal(int(np.prod(shape))).astype(dtype).reshape(rows, -1)
+        v = rng.standard_normal(_seed(forward, shape).shape).astype(dtype)
         for _ in range(15):
-            v = v / np.linalg.norm(v)
+            size = np.linalg.norm(v)
+            if not size > 0:
+                break
+            v = v / size
             (jv,) = forward.run([f"fwd_{y_name}"], {x_name: x, f"fwd_{x_name}": v})
             norms.append(float(np.linalg.norm(jv.astype(np.float64))))
-            if not norms[-1] > 0:
-                break
             (v,) = reverse.run([f"adj_{x_name}"], {x_name: x, f"adj_{y_name}": jv})
     return norms
 
@@ -89,6 +93,13 @@ def test_no_jacobian_norm_exceeds_the_bound(path: Path) -> None:
         pytest.skip("several inputs or outputs")
     for norm in _jacobian_norms(path, analysis, np.random.default_rng(0)):
         assert norm <= bound * (1 + 1e-4)
+
+
+def _seed(forward: ort.InferenceSession, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros of the shape in which onnx-ad wants a direction: it reads a tensor as a matrix."""
+    given = forward.get_inputs()[1]
+    dtype = np.float64 if given.type == "tensor(double)" else np.float32
+    return np.zeros(int(np.prod(shape)), dtype).reshape(given.shape[0], -1)
 
 
 def _is_chain(network: Network) -> bool:

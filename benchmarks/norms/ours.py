@@ -1,0 +1,169 @@
+"""What of onnxlip is timed: lower ends alone, brackets of all blocks, and where the time goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxlip import Analysis
+from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Product, Sum
+from onnxlip.network import AffineBlock
+from onnxlip.norms.krylov import ritz
+from onnxlip.norms.lower import quotient, spectral_lower
+from onnxlip.norms.upper import spectral_upper
+from onnxlip.norms.workspace import Workspace
+from onnxlip.parallel import side_by_side
+
+__all__ = ["JOBS"]
+
+_BASIS = 1 << 30  # bytes that the reference's basis may take
+
+
+def _affine(analysis: Analysis) -> list[AffineBlock]:
+    return [b for b in analysis.network.blocks if isinstance(b, AffineBlock)]
+
+
+def _names(block: AffineBlock) -> list[str]:
+    """One name per linear map: the block's own, with its inputs' where there are several."""
+    if len(block.maps) == 1:
+        return [block.name]
+    return [f"{block.name} ← {source}" for source in block.inputs]
+
+
+def lower(path: Path, seed: int) -> dict[str, Any]:
+    """Certified lower ends of all linear maps, as a bracket would begin."""
+    analysis = Analysis(path, seed=seed)
+    blocks = _affine(analysis)
+    lowerings = analysis.rule_set.lowerings
+
+    def one(block: AffineBlock) -> list[float]:
+        maps = block.maps
+        return [spectral_lower(a, Workspace(lowerings, "cpu", seed)).value for a in maps]
+
+    start = time.perf_counter()
+    found = side_by_side(one, blocks, lambda b: b.name)
+    values = {
+        name: value
+        for block, row in zip(blocks, found, strict=True)
+        for name, value in zip(_names(block), row, strict=True)
+    }
+    return {"seconds": time.perf_counter() - start, "lower": values}
+
+
+def bracket(path: Path, seed: int) -> dict[str, Any]:
+    """Brackets of all blocks, as `onnxlip model.onnx` makes them, and the network's bound.
+
+    slack: the product of upper/lower over all linear maps; blocks: over the affine blocks, those
+    with several inputs taken as one map.
+    """
+    analysis = Analysis(path, seed=seed)
+    start = time.perf_counter()
+    blocks = analysis.network.blocks
+    read = time.perf_counter() - start
+    start = time.perf_counter()
+    norms = analysis.norms()
+    seconds = time.perf_counter() - start
+    ends: dict[str, tuple[float, float]] = {}
+    whole = 0.0
+    for block, norm in zip(blocks, norms, strict=True):
+        if isinstance(block, AffineBlock):
+            ends |= {
+                name: (b.lower, b.upper)
+                for name, b in zip(_names(block), norm.each, strict=True)
+            }
+            whole += _log(norm.whole.upper) - _log(norm.whole.lower)
+    slack = sum(_log(upper) - _log(lower) for lower, upper in ends.values())
+    return {
+        "read_s": read,
+        "seconds": seconds,
+        "slack": math.exp(slack),
+        "blocks": math.exp(whole),
+        "bracket": ends,
+    }
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf
+
+
+def reference(path: Path, seed: int) -> dict[str, Any]:
+    """Norms to about 1e-5 from below, by long Lanczos runs on the whole map: what the lower
+    ends are held against. Slow, and so kept in the cache."""
+    analysis = Analysis(path, seed=seed)
+    lowerings = analysis.rule_set.lowerings
+    values = {}
+    for block in _affine(analysis):
+        for name, a in zip(_names(block), block.maps, strict=True):
+            values[name] = _long_lanczos(a, Workspace(lowerings, "cpu", seed))
+    return {"reference": values}
+
+
+def _long_lanczos(a: LinearMap, work: Workspace) -> float:
+    short = spectral_lower(a, work).value
+    if isinstance(a, (Matrix, Monomial)) or work.materialised(a) is not None:
+        return short  # exact
+    start = np.random.default_rng(1).standard_normal(a.columns).astype(np.float32)
+    steps = min(300, _BASIS // (4 * a.columns))
+    vector = ritz(lambda x: work.single(a).gram(x), start, steps, 1e-7)[1]
+    return max(short, quotient(a, vector.astype(np.float64), work))
+
+
+def profile(path: Path, seed: int) -> dict[str, Any]:
+    """Every linear map by itself, one thread: kind, shape, seconds below and above, bracket.
+
+    Both ends share what they compute, and whatever comes first (below) pays for it.
+    """
+    from threadpoolctl import threadpool_limits
+
+    analysis = Analysis(path, seed=seed)
+    lowerings = analysis.rule_set.lowerings
+    rows = []
+    with threadpool_limits(limits=1, user_api="blas"):
+        for block in _affine(analysis):
+            for name, a in zip(_names(block), block.maps, strict=True):
+                work = Workspace(lowerings, "cpu", seed)
+                begin = time.perf_counter()
+                low = spectral_lower(a, work)
+                middle = time.perf_counter()
+                high = spectral_upper(a, work)
+                rows.append(
+                    {
+                        "name": name,
+                        "kind": _kind(a),
+                        "lower_s": middle - begin,
+                        "upper_s": time.perf_counter() - middle,
+                        "bracket": (low.value, high.value),
+                        "methods": (low.method, high.method),
+                    }
+                )
+    return {"rows": rows}
+
+
+def _kind(a: LinearMap) -> str:
+    if isinstance(a, Convolution):
+        taps, stride = "×".join(map(str, a.taps)), "×".join(map(str, a.strides))
+        size = "×".join(map(str, a.in_spatial))
+        groups = f", {a.groups} groups" if a.groups > 1 else ""
+        return f"conv {a.c_in}→{a.c_out} {taps}/{stride} @ {size}{groups}"
+    if isinstance(a, Matrix):
+        b, m, k = a.blocks.shape
+        times = f"{b}×" if b > 1 else ""
+        return f"matrix {times}{m}×{k}" + (f" ⊗ I{a.inner}" if a.inner > 1 else "")
+    if isinstance(a, Product):
+        return " · ".join(map(_kind, a.factors))
+    if isinstance(a, Sum):
+        return " + ".join(map(_kind, a.summands))
+    return f"{type(a).__name__.lower()} {a.rows}×{a.columns}"
+
+
+JOBS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    "lower": lower,
+    "bracket": bracket,
+    "reference": reference,
+    "profile": profile,
+}
