@@ -17,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxlip.errors import ModelError
-from onnxlip.model import Model
+from onnxlip.model import Model, has_subgraph, reads
 from onnxlip.registry import RuleSet
 from onnxlip.rules import Node, Value
 
-__all__ = ["MAX_FOLDED_BYTES", "UNUSED", "fold"]
+__all__ = ["MAX_ENTRIES", "MAX_FOLDED_BYTES", "UNUSED", "fold"]
 
 MAX_FOLDED_BYTES = 2**30  # one folded constant; AlexNet's largest weight is 151 MB
 UNUSED = Value("", (), np.dtype(np.float32))  # an optional output that the file leaves out
+MAX_ENTRIES = 2**27  # of one variable tensor: 1 GiB of positions
 _SMALL = 4096  # entries: constants that a shape may hang on are at most this large
 
 Array = npt.NDArray[Any]
@@ -78,6 +79,8 @@ class _Walk:
         self.found: list[tuple[Any, dict[str, Any]]] = []
         self._schemas: dict[tuple[str, str], Any] = {}
         self._names: set[str] = set()
+        for name, (shape, _) in model.inputs.items():
+            self._refuse_endless(f"input '{name}'", shape)
 
     # ── constants ─────────────────────────────────────────────────────────────────────────
 
@@ -91,8 +94,8 @@ class _Walk:
         return name in self.constants or name in self.promised
 
     def _all_constant(self, proto: Any) -> bool:
-        if any(a.HasField("g") or a.graphs for a in proto.attribute):
-            return False  # a subgraph may read the network's tensors from outside
+        if has_subgraph(proto):
+            return False  # a loop may be endless: what is in a file is not run unseen
         return all(self._known(name) for name in proto.input if name) and self._deterministic(proto)
 
     def _deterministic(self, proto: Any) -> bool:
@@ -255,7 +258,7 @@ class _Walk:
             for name in proto.input
         ):
             self.flush()
-        for name in filter(None, proto.input):
+        for name in reads(proto):
             if not self._known(name) and name not in self.variables:
                 raise ModelError(
                     f"{self.model.name}: {proto.op_type} '{_label(proto)}' reads '{name}', "
@@ -273,20 +276,43 @@ class _Walk:
         if types is None and said is not None:
             kind = self._type(node.x.name).tensor_type.elem_type
             for name, dims in zip(proto.output, said, strict=False):
-                self.variables[name] = (tuple(dims), kind)
+                self._note(proto, name, tuple(dims), kind)
         elif types is None:
             self._run_for_shapes(proto)
         else:
             for name in filter(None, proto.output):
                 dims_ = _static(types[name])
                 assert dims_ is not None
-                self.variables[name] = (dims_, types[name].tensor_type.elem_type)
-        self.found.append((proto, attributes))
+                self._note(proto, name, dims_, types[name].tensor_type.elem_type)
+        if not all(name in self.constants for name in proto.output if name):
+            self.found.append((proto, attributes))
+
+    def _refuse_endless(self, what: str, shape: tuple[int, ...]) -> None:
+        if math.prod(shape) > MAX_ENTRIES:
+            raise ModelError(
+                f"{self.model.name}: {what} would have {math.prod(shape):.1e} entries (at most "
+                f"{MAX_ENTRIES:.1e}): refused; is a shape wrong?"
+            )
+
+    def _note(self, proto: Any, name: str, shape: tuple[int, ...], kind: int) -> None:
+        """A variable; one without entries has nothing that could vary, and is a constant."""
+        from onnx import helper
+
+        self._refuse_endless(f"'{name}' of {proto.op_type} '{_label(proto)}'", shape)
+        if 0 in shape:
+            self.constants[name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(kind))
+        else:
+            self.variables[name] = (shape, kind)
 
     def _run_for_shapes(self, proto: Any) -> None:
         """Where the schema says nothing: run the node once, on zeros."""
         from onnx import helper
 
+        if has_subgraph(proto):
+            raise ModelError(
+                f"{self.model.name}: the output shape of {proto.op_type} '{_label(proto)}' "
+                "depends on what its subgraph does; export the model without control flow"
+            )
         self.flush()
         zeros = {
             name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(kind))
@@ -307,7 +333,7 @@ class _Walk:
             self.constants = known
         for name, value in zip(outputs, results, strict=True):
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-            self.variables[name] = (value.shape, kind)
+            self._note(proto, name, value.shape, kind)
 
     def _value(self, name: str) -> Value:
         from onnx import helper

@@ -12,10 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnxlip.recognise import atom_for
 from onnxlip.registry import Registered, RuleSet
 from onnxlip.rules import Affine, Box, Elementwise, Gain, Node, Refusal, Value
-from onnxlip.univariate import MAX_TERMS, Expression, Interval
+from onnxlip.univariate import Expression, Interval
 
 __all__ = ["Fused", "fuse"]
 
@@ -104,7 +106,7 @@ def _node_roots(
     result: Roots = {}
     for root in common[-_MAX_ROOTS:]:
         expression = _apply(node, rules, entry, found, root)
-        if expression is not None and len(expression.terms) <= MAX_TERMS:
+        if expression is not None and expression.moderate:
             result[root] = expression
     return result
 
@@ -167,7 +169,7 @@ def _best(
 
 def _finite_alone(form: Elementwise, node: Node) -> bool:
     alpha, beta = form.slopes(node, Box.whole())
-    return bool(abs(alpha).max() < math.inf and abs(beta).max() < math.inf)
+    return bool(np.all(np.isfinite(alpha)) and np.all(np.isfinite(beta)))
 
 
 def _between(nodes: Sequence[Node], root: str, output: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ for every chosen tensor, an endpoint (`input:NAME`, `output:NAME`). Edges are te
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxlip.errors import ModelError, NotLipschitzError, Refused, UnsupportedError, UsageError
 from onnxlip.folding import fold
-from onnxlip.model import Model
+from onnxlip.model import Model, has_subgraph, reads
 from onnxlip.registry import Registered, RuleSet
 from onnxlip.rules import Node, Value
 
@@ -75,10 +75,13 @@ def build_graph(
     for name in (*sources, *sinks):
         if name not in values:
             raise UsageError(f"{model.name}: there is no tensor '{name}' in the network")
+    for name in sources:
+        if values[name].constant is not None:
+            raise UsageError(f"--input {name}: it is a constant of {model.name}; it cannot move")
     kinds = {i: value for i, value in values.items() if i in sources}
     _refuse_integers(model, kinds, found)
     _refuse_integer_outputs(model, [values[s] for s in sinks])
-    nodes = _reachable(found, set(sources), sinks)
+    nodes = [_cut(n, sources) for n in _reachable(found, set(sources), sinks)]
     _refuse_nonfinite(model, nodes)
     entries = {n.name: entry for n in nodes if (entry := rules.find(n)) is not None}
     produced = {y.name for n in nodes for y in n.outputs} | set(sources)
@@ -113,7 +116,7 @@ def _choose(
                 )
     sources, sinks = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
     if not sources:
-        used = {name for n in model.nodes for name in n.input} | set(model.outputs)
+        used = {name for n in model.nodes for name in reads(n)} | set(model.outputs)
         sources = [name for name in model.inputs if name in used]
     if not sinks:
         sinks = [name for name, kind in model.outputs.items() if _moves(kind)]
@@ -148,13 +151,7 @@ def _ancestors(model: Model, sinks: Iterable[str]) -> set[int]:
     for proto in reversed(model.nodes):
         if needed & set(proto.output):
             kept.add(id(proto))
-            needed |= {name for name in proto.input if name}
-            for attribute in proto.attribute:  # subgraphs read tensors from outside by name
-                for graph in (
-                    *attribute.graphs,
-                    *([attribute.g] if attribute.HasField("g") else []),
-                ):
-                    needed |= {name for n in graph.node for name in n.input}
+            needed |= set(reads(proto))
     return kept
 
 
@@ -165,7 +162,7 @@ def _between(
     wanted = _ancestors(model, sinks)
     reached, path = set(sources), []
     for proto in model.nodes:
-        if id(proto) not in wanted or not reached & set(proto.input):
+        if id(proto) not in wanted or not reached & set(reads(proto)):
             continue
         if rules.always_fixed(proto.op_type, proto.domain):
             continue
@@ -178,7 +175,8 @@ def _refuse_unknown(model: Model, rules: RuleSet, nodes: Sequence[Any]) -> None:
     """One error for all ops that no rule covers."""
     unknown: dict[tuple[str, str], list[str]] = {}
     for proto in nodes:
-        if not rules.knows(proto.op_type, proto.domain):
+        # A rule sees a node's inputs only, not what its subgraphs read besides.
+        if not rules.knows(proto.op_type, proto.domain) or has_subgraph(proto):
             label = proto.name or next(filter(None, proto.output), "")
             unknown.setdefault((proto.domain, proto.op_type), []).append(label)
     if unknown:
@@ -258,6 +256,14 @@ def _reachable(nodes: Sequence[Node], sources: set[str], sinks: Sequence[str]) -
     return kept[::-1]
 
 
+def _cut(node: Node, sources: Sequence[str]) -> Node:
+    """The node without outputs that are chosen inputs: those are not what it computes."""
+    if not any(y.name in sources for y in node.outputs):
+        return node
+    outputs = tuple(replace(y, name="") if y.name in sources else y for y in node.outputs)
+    return replace(node, outputs=outputs)
+
+
 def _refuse_nonfinite(model: Model, nodes: Sequence[Node]) -> None:
     for node in nodes:
         for value in node.inputs:
@@ -266,8 +272,8 @@ def _refuse_nonfinite(model: Model, nodes: Sequence[Node]) -> None:
             data = value.constant
             if data.dtype.kind not in "fV" or not data.size:
                 continue
-            total = np.asarray(data.max(), np.float64) - np.asarray(data.min(), np.float64)
-            if not np.isfinite(total):
+            extremes = np.asarray([data.max(), data.min()], np.float64)  # NaN is both
+            if not np.all(np.isfinite(extremes)):
                 raise ModelError(
                     f"{model.name}: the constant '{value.name}' of {node.op_type} '{node.name}' "
                     "holds NaN or infinity: no bound exists; export the model again"

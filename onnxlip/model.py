@@ -21,7 +21,7 @@ import numpy.typing as npt
 from onnxlip.errors import ModelError, ShapeError, UsageError
 from onnxlip.rules import Amendment
 
-__all__ = ["OPSET", "Model", "load"]
+__all__ = ["OPSET", "Model", "has_subgraph", "load", "reads"]
 
 OPSET = 21  # older models are converted to this version; newer ones stay as they are
 _LARGE = 1024  # bytes: what is larger is kept out of the converter's way
@@ -97,6 +97,24 @@ def load(
 
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
+
+
+def has_subgraph(proto: Any) -> bool:
+    """Whether a NodeProto holds graphs (If, Loop, Scan), which read tensors by name alone."""
+    return any(attribute.HasField("g") or attribute.graphs for attribute in proto.attribute)
+
+
+def reads(proto: Any) -> list[str]:
+    """All tensors that a NodeProto reads: its inputs, and what its subgraphs take from outside."""
+    names = [name for name in proto.input if name]
+    for attribute in proto.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            own = {i.name for i in (*graph.input, *graph.initializer)}
+            own |= {s.values.name for s in graph.sparse_initializer}
+            own |= {name for node in graph.node for name in node.output}
+            taken = [name for node in graph.node for name in reads(node)]
+            names += [name for name in (*taken, *(o.name for o in graph.output)) if name not in own]
+    return names
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────
@@ -258,7 +276,7 @@ def _fix_inputs(
 def _dims(key: str, tensor: Any, given: Sequence[int] | None, name: str) -> tuple[int, ...]:
     from onnx import helper
 
-    stored = [d.dim_value for d in tensor.shape.dim]
+    stored = [max(d.dim_value, 0) for d in tensor.shape.dim]  # some exporters write −1 for "open"
     labels = [str(d.dim_value or d.dim_param or "?") for d in tensor.shape.dim]
     shown = f"[{', '.join(labels)}]"
     if given is not None:

@@ -192,25 +192,27 @@ class _Parts:
         self.held = held
         self.sinks = sinks
         self.affine = [n for n in nodes if isinstance(graph.rules[n.name].rule.form, Affine)]
-        self.made = {y.name: (n, o) for n in self.affine for o, y in enumerate(n.outputs)}
+        # A chosen input stays one, even if a node with several outputs makes it as well.
+        chosen = {"", *(v.name for v in graph.inputs)}
+        self.made = {y.name for n in self.affine for y in n.outputs} - chosen
         self.uses = self._count_uses(nodes, fused)
         self.weight = {n.name: _weight(n) for n in self.affine}
         self.ops = {n.name: n.op_type for n in graph.nodes}
 
     def _count_uses(
         self, nodes: Sequence[Node], fused: Mapping[str, Fused]
-    ) -> dict[str, list[str]]:
-        """For every tensor, the affine tensors computed from it ("" for any other use)."""
-        uses: dict[str, list[str]] = {}
+    ) -> dict[str, list[str | None]]:
+        """For every tensor, the affine tensors computed from it (None for any other use)."""
+        uses: dict[str, list[str | None]] = {}
         for node in nodes:
             affine = isinstance(self.graph.rules[node.name].rule.form, Affine)
-            targets = [y.name for y in node.outputs] if affine else [""]
+            targets = [y.name for y in node.outputs if y.name in self.made] if affine else [None]
             for i in node.variables:
                 uses.setdefault(node.value(i).name, []).extend(targets)
         for f in fused.values():
-            uses.setdefault(f.root, []).append("")
+            uses.setdefault(f.root, []).append(None)
         for sink in self.sinks:
-            uses.setdefault(sink, []).append("")
+            uses.setdefault(sink, []).append(None)
         # Outputs that nobody reads (two of a Split's three, say) are not computed.
         while True:
             dead = {t for t in self.made if not uses.get(t)}
@@ -221,14 +223,14 @@ class _Parts:
 
     def _interior(self, tensor: str) -> bool:
         uses = self.uses.get(tensor, [])
-        return tensor in self.made and len(uses) == 1 and uses[0] != ""
+        return tensor in self.made and len(uses) == 1 and uses[0] is not None
 
     def affine_blocks(self) -> list[AffineBlock]:
         """All affine blocks, neighbours that only each other reads composed."""
         partial: dict[str, tuple[dict[str, LinearMap], tuple[str, ...]]] = {}
         for node in self.affine:
             for o, y in enumerate(node.outputs):
-                if not self.uses.get(y.name):
+                if y.name not in self.made or not self.uses.get(y.name):
                     continue
                 maps: dict[str, LinearMap] = {}
                 names: list[str] = []
@@ -279,7 +281,7 @@ class _Parts:
                 readers = (
                     [t for t, (m, _) in partial.items() if leaf in m] if leaf in partial else []
                 )
-                if leaf not in partial or "" in uses or readers != [tensor]:
+                if leaf not in partial or None in uses or readers != [tensor]:
                     continue
                 inner, before = partial.pop(leaf)
                 outer = maps.pop(leaf)

@@ -25,6 +25,7 @@ Interval = tuple[float, float]
 Term = tuple[int, tuple["Atom", ...]]
 
 MAX_TERMS = 16  # expansions beyond this are no activation that anybody exports
+_MAX_BITS = 4096  # of a coefficient: what repeated squaring makes of one is none either
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ class Expression:
             factors = [str(c)] + ["x"] * power + [a.order for a in atoms]
             parts.append("*".join(factors))
         return " + ".join(parts) or "0"
+
+    @property
+    def moderate(self) -> bool:
+        """Whether it is of a size that is worth looking at."""
+        bits = (max(c.numerator.bit_length(), c.denominator.bit_length()) for _, c in self.terms)
+        return len(self.terms) <= MAX_TERMS and max(bits, default=0) <= _MAX_BITS
 
     @property
     def constant(self) -> Fraction | None:
@@ -187,26 +194,28 @@ def _atom_slopes(atom: Atom) -> Interval | None:
     outer = atom.slopes(atom.inner.image())
     if not all(map(math.isfinite, outer)):
         return None
-    products = [a * b for a in outer for b in inner]
-    exact = set(outer) | set(inner) <= {-1.0, 0.0, 1.0}
-    low, high = min(products), max(products)
-    return (low, high) if exact else _widen(low, high)
+    products = [Fraction(a) * Fraction(b) for a in outer for b in inner]
+    return _rounded(min(products), max(products))
 
 
-def _widen(low: float, high: float) -> Interval:
-    return math.nextafter(low, -math.inf), math.nextafter(high, math.inf)
+def _rounded(low: Fraction, high: Fraction) -> Interval:
+    """The interval in float64, rounded outward where it is rounded at all."""
+    try:
+        a, b = float(low), float(high)
+    except OverflowError:  # beyond the largest float64
+        return -math.inf, math.inf
+    return (
+        a if Fraction(a) <= low else math.nextafter(a, -math.inf),
+        b if Fraction(b) >= high else math.nextafter(b, math.inf),
+    )
 
 
 def scale_interval(c: Fraction, part: Interval) -> Interval:
     """c · part, rounded outward (exactly where nothing is rounded)."""
     if math.isinf(part[0]) or math.isinf(part[1]):
         return (-math.inf, math.inf) if c else (0.0, 0.0)
-    ends = sorted((c * Fraction(part[0]), c * Fraction(part[1])))
-    low, high = float(ends[0]), float(ends[1])
-    return (
-        low if Fraction(low) <= ends[0] else math.nextafter(low, -math.inf),
-        high if Fraction(high) >= ends[1] else math.nextafter(high, math.inf),
-    )
+    low, high = sorted((c * Fraction(part[0]), c * Fraction(part[1])))
+    return _rounded(low, high)
 
 
 def sum_intervals(parts: Iterable[Interval]) -> Interval:
@@ -214,10 +223,7 @@ def sum_intervals(parts: Iterable[Interval]) -> Interval:
     listed = list(parts)
     if any(math.isinf(v) for part in listed for v in part):
         return (-math.inf, math.inf)
-    lows = sum((Fraction(a) for a, _ in listed), Fraction(0))
-    highs = sum((Fraction(b) for _, b in listed), Fraction(0))
-    low, high = float(lows), float(highs)
-    return (
-        low if Fraction(low) <= lows else math.nextafter(low, -math.inf),
-        high if Fraction(high) >= highs else math.nextafter(high, math.inf),
+    return _rounded(
+        sum((Fraction(a) for a, _ in listed), Fraction(0)),
+        sum((Fraction(b) for _, b in listed), Fraction(0)),
     )

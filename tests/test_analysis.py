@@ -166,6 +166,16 @@ class TestSeveralInputsAndOutputs:
     def test_an_interior_tensor_as_output(self, mlp):
         assert upper(mlp, outputs=["c"]) == pytest.approx(norm(W1) * norm(W2), rel=1e-7)
 
+    def test_a_chosen_input_that_a_kept_node_makes_too_is_cut_off(self, make_model):
+        """`a` is one of two outputs of a Split whose other output is still needed."""
+        text = """n (float[1,4] x) => (float[1,2] y) {
+            m = MatMul(x, w) a, b = Split <axis = 1, num_outputs = 2> (m)
+            c = Mul(a, two) d = Mul(b, three) y = Add(c, d) }"""
+        model = make_model(text, w=10 * np.eye(4), two=np.float64(2), three=np.float64(3))
+        report = onnxlip.analyze(model, inputs=["x", "a"])
+        pairs = {p.input: p.upper for p in report.pairs}
+        assert pairs == pytest.approx({"x": 30, "a": 2}, rel=1e-8)
+
     def test_no_such_tensor(self, mlp):
         with pytest.raises(UsageError, match="--input nowhere"):
             upper(mlp, inputs=["nowhere"])

@@ -126,5 +126,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor) -> Affine:
     return lambda x: functional.linear(x, weight, bias)
 
 
-def _batch_norm(scale: torch.Tensor, var: torch.Tensor, epsilon: float) -> Callable[[], torch.Tensor]:
+def _batch_norm(
+    scale: torch.Tensor, var: torch.Tensor, epsilon: float
+) -> Callable[[], torch.Tensor]:
     return lambda: scale / torch.sqrt(var + epsilon)

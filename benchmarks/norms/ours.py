@@ -73,8 +73,7 @@ def bracket(path: Path, seed: int) -> dict[str, Any]:
     for block, norm in zip(blocks, norms, strict=True):
         if isinstance(block, AffineBlock):
             ends |= {
-                name: (b.lower, b.upper)
-                for name, b in zip(_names(block), norm.each, strict=True)
+                name: (b.lower, b.upper) for name, b in zip(_names(block), norm.each, strict=True)
             }
             whole += _log(norm.whole.upper) - _log(norm.whole.lower)
     slack = sum(_log(upper) - _log(lower) for lower, upper in ends.values())

@@ -66,7 +66,9 @@ def power_law_matrix(rng: np.random.Generator, m: int, n: int, exponent: float) 
 
     r = min(m, n)
     w = np.zeros((m, n), np.float32)
-    w[rng.permutation(m)[:r], rng.permutation(n)[:r]] = np.arange(1, r + 1, dtype=float) ** -exponent
+    w[rng.permutation(m)[:r], rng.permutation(n)[:r]] = (
+        np.arange(1, r + 1, dtype=float) ** -exponent
+    )
     for _ in range(2):
         w *= rng.choice(np.array([-1, 1], np.float32), (m, 1))
         w = dct(w, axis=0, norm="ortho", overwrite_x=True)

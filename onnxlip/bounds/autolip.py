@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxlip.certificate import Bracket
+from onnxlip.errors import RuleError
 from onnxlip.linear import LinearMap
 from onnxlip.network import AffineBlock, Block, GainBlock, Network, SlopeBlock
 from onnxlip.norms.structure import overlap
@@ -101,7 +102,7 @@ def autolip(
     bounds: dict[str, float] = dict(seeds)
     steps = []
     for block, norm in zip(network.blocks, norms, strict=True):
-        inner = [bounds.get(name, 0.0) for name in block.inputs]
+        inner = [_known(bounds, name, block) for name in block.inputs]
         terms = [mul_up(b.upper, x) for b, x in zip(norm.each, inner, strict=True)]
         value, how = _combined(norm, inner, terms, p)
         for name in block.outputs:
@@ -109,6 +110,13 @@ def autolip(
                 bounds[name] = value
         steps.append(_step(norm, inner, terms, how, p))
     return bounds, steps
+
+
+def _known(bounds: Mapping[str, float], name: str, block: Block) -> float:
+    """A tensor without a bound is no constant: taking it for one would lose a path."""
+    if name not in bounds:
+        raise RuleError(f"block '{block.name}' reads '{name}', which no block before it computes")
+    return bounds[name]
 
 
 def _combined(

@@ -1,0 +1,120 @@
+"""Everything side by side in one run, every figure from a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.norms import tables
+from benchmarks.norms.child import Failed, run
+
+__all__ = ["main"]
+
+_ARCHITECTURES = ("alexnet", "resnet50", "vgg16")
+_KINDS = ("random", "power-law")
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    options = _options()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    if options.singles:
+        _singles()
+        return
+    for kind in options.kinds:
+        results = {}
+        for architecture in options.only:
+            path = _model(architecture, kind, options)
+            results[architecture] = _measure(path, options)
+        print(f"### {kind} weights\n\n{tables.networks(results)}\n", flush=True)
+        if options.profile:
+            for architecture in options.only:
+                path = _model(architecture, kind, options)
+                _tell(f"{path.stem}: profile")
+                rows = run("ours.profile", model=str(path), seed=options.seed)["rows"]
+                known = results[architecture]["reference"]["reference"]
+                print(f"#### {path.stem}\n\n{tables.profile(rows, known)}\n", flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.norms", description=__doc__)
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "onnxlip-benchmarks",
+        help="folder for models (1.8 GB in all) and reference norms",
+    )
+    parser.add_argument("--only", nargs="+", choices=_ARCHITECTURES, default=_ARCHITECTURES)
+    parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=_KINDS)
+    parser.add_argument("--runs", type=int, default=1, help="medians of so many, taken in turn")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", action="store_true", help="also every linear map by itself")
+    parser.add_argument("--singles", action="store_true", help="single layers, against libraries")
+    return parser.parse_args()
+
+
+def _model(architecture: str, kind: str, options: argparse.Namespace) -> Path:
+    built = run(
+        "build", architecture=architecture, kind=kind, seed=options.seed, cache=str(options.cache)
+    )
+    return Path(built["path"])
+
+
+def _measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    jobs = ("lower", "bracket", "authors")
+    found: dict[str, list[dict[str, Any]]] = {job: [] for job in jobs}
+    for _ in range(options.runs):
+        for job in jobs:
+            _tell(f"{path.stem}: {job}")
+            name = job if job == "authors" else f"ours.{job}"
+            found[job].append(run(name, model=str(path), seed=options.seed))
+    result: dict[str, Any] = {job: _median(rows) for job, rows in found.items()}
+    return result | {"reference": _reference(path, options)}
+
+
+def _median(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first run's figures (they do not depend on the run), with median seconds."""
+    middle = {
+        key: statistics.median(row[key] for row in rows)
+        for key in ("seconds", "seconds_to_1e-3", "read_s", "peak_mib", "foreign")
+        if key in rows[0]
+    }
+    return rows[0] | middle
+
+
+def _reference(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    kept = path.with_suffix(".reference.json")
+    if not kept.exists():
+        _tell(f"{path.stem}: reference")
+        kept.write_text(json.dumps(run("ours.reference", model=str(path), seed=options.seed)))
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
+def _singles() -> None:
+    from benchmarks.norms.singles import LAYERS, METHODS
+
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for layer, what in LAYERS.items():
+        results[layer] = {}
+        for method in METHODS:
+            if method.startswith("flattened") and len(what.shape) == 2:
+                continue
+            _tell(f"{layer}: {method}")
+            try:
+                results[layer][method] = run(f"single.{method}", timeout=180.0, layer=layer)
+            except Failed as error:
+                results[layer][method] = {"failed": str(error)}
+    print(tables.singles(results))
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
