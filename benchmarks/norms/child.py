@@ -16,26 +16,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Failed", "run"]
+__all__ = ["JobError", "run"]
 
 ROOT = Path(__file__).parents[2]
 
 
-class Failed(Exception):
+class JobError(Exception):
     """The job ended with an error or took too long."""
 
 
 def run(job: str, timeout: float = 3600.0, **arguments: Any) -> dict[str, Any]:
-    """The job's result. Raises Failed."""
+    """The job's result. Raises JobError."""
     command = [sys.executable, "-m", __spec__.name, json.dumps({"job": job, **arguments})]
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"> {timeout:.0f} s") from None
+        raise JobError(f"> {timeout:.0f} s") from None
     if done.returncode:
-        raise Failed((done.stderr.strip().splitlines() or ["no message"])[-1])
+        raise JobError((done.stderr.strip().splitlines() or ["no message"])[-1])
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

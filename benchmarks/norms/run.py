@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.norms import tables
-from benchmarks.norms.child import Failed, run
+from benchmarks.norms.child import JobError, run
 
 __all__ = ["main"]
 
@@ -111,7 +111,7 @@ def _singles() -> None:
             _tell(f"{layer}: {method}")
             try:
                 results[layer][method] = run(f"single.{method}", timeout=180.0, layer=layer)
-            except Failed as error:
+            except JobError as error:
                 results[layer][method] = {"failed": str(error)}
     print(tables.singles(results))
 

@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 _ENTRIES = 20_000_000  # of a matrix that is written out (160 MB in float64)
 
 
-class _TooLarge(Exception):
+class _SizeError(Exception):
     pass
 
 
@@ -63,7 +63,7 @@ def measure(method: str, layer: str) -> dict[str, Any]:
     weight = chosen.weight()
     try:
         return METHODS[method](chosen, weight)
-    except _TooLarge as error:
+    except _SizeError as error:
         return {"skipped": str(error)}
 
 
@@ -118,7 +118,7 @@ class _Products:
 
         rows = self.forward(torch.zeros(1, *self.image)).numel()
         if rows * self.columns > _ENTRIES:
-            raise _TooLarge(f"a {rows}×{self.columns} matrix")
+            raise _SizeError(f"a {rows}×{self.columns} matrix")
         return self.forward(torch.eye(self.columns).view(-1, *self.image)).flatten(1)
 
 

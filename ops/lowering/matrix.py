@@ -10,10 +10,13 @@ def _multiply(e: Emitter, x: str, a: Matrix, transpose: bool) -> str:
     if transpose:
         m, k = k, m
     w = e.weight(a.blocks)
-    if a.inner == 1 and b == 1:  # rows of right-hand sides times Wᵀ: one large product
+    if a.inner == 1 and b == 1:  # one large product with all right-hand sides
         w = e.Reshape(w, e.constant([a.blocks.shape[1], a.blocks.shape[2]]))
         rows = e.Reshape(x, e.constant([-1, k]))
-        y = e.MatMul(rows, w if transpose else e.Transpose(w, perm=[1, 0]))
+        if transpose:
+            y = e.MatMul(rows, w)
+        else:  # (W xᵀ)ᵀ: the vectors are turned, not W, which would be copied at every product
+            y = e.Transpose(e.MatMul(w, e.Transpose(rows, perm=[1, 0])), perm=[1, 0])
     else:
         tensor = e.Reshape(x, e.constant([-1, b, k, a.inner]))
         y = e.MatMul(e.Transpose(w, perm=[0, 2, 1]) if transpose else w, tensor)
