@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from onnxlip.bounds.autolip import BlockNorm, measure, network_bound
+from onnxlip.bounds.autolip import BlockNorm, largest_gain, measure, network_bound
 from onnxlip.errors import NotLipschitzError, Refused, UsageError
 from onnxlip.graph import Graph, build_graph
 from onnxlip.model import Model, load
@@ -92,8 +92,8 @@ class Analysis:
 
         start = time.perf_counter()
         network = self.network
+        self._refuse_infinite()
         norms = self.norms(progress)
-        self._refuse_infinite(norms)
         upper, pairs, shares = network_bound(network, norms, self.norm)
         if not math.isfinite(upper):
             raise NotLipschitzError(
@@ -151,15 +151,15 @@ class Analysis:
             seconds=seconds,
         )
 
-    def _refuse_infinite(self, norms: Sequence[BlockNorm]) -> None:
+    def _refuse_infinite(self) -> None:
+        """Before any norm is computed: nonlinear blocks that have no gain on this domain."""
         from onnxlip.graph import refuse
         from onnxlip.rules import Elementwise, Gain
 
         nodes = {n.name: n for n in self.graph.nodes}
         bad = []
-        for block, norm in zip(self.network.blocks, norms, strict=True):
-            # Stacked gains alone do not help where a single input already has none.
-            if isinstance(block, AffineBlock) or all(math.isfinite(b.upper) for b in norm.each):
+        for block in self.network.blocks:
+            if isinstance(block, AffineBlock) or math.isfinite(largest_gain(block, self.norm)):
                 continue
             form = self.graph.rules[block.nodes[-1]].rule.form
             reason = form.reason if isinstance(form, (Gain, Elementwise)) else "it has no bound"

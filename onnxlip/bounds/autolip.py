@@ -25,7 +25,15 @@ from onnxlip.network import AffineBlock, Block, GainBlock, Network, SlopeBlock
 from onnxlip.norms.structure import overlap
 from onnxlip.rounding import add_up, mul_up, norm_up
 
-__all__ = ["BlockNorm", "autolip", "measure", "network_bound", "pair_bounds", "shares"]
+__all__ = [
+    "BlockNorm",
+    "autolip",
+    "largest_gain",
+    "measure",
+    "network_bound",
+    "pair_bounds",
+    "shares",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,13 @@ def measure(
         return BlockNorm((gain,) * len(block.inputs), gain)
     each = tuple(_gain(block.gain(name, p)) for name in block.inputs)
     return BlockNorm(each, _whole_gain(block, each, p))
+
+
+def largest_gain(block: SlopeBlock | GainBlock, p: float) -> float:
+    """The largest bound per input of a nonlinear block; infinite where there is none."""
+    if isinstance(block, SlopeBlock):
+        return _slope_gain(block).upper
+    return max((block.gain(name, p) for name in block.inputs), default=0.0)
 
 
 def _slope_gain(block: SlopeBlock) -> Bracket:
