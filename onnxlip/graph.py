@@ -70,11 +70,8 @@ def build_graph(
     sources, sinks = _choose(model, inputs, outputs)
     between = _between(model, rules, sources, sinks)
     _refuse_unknown(model, rules, between)
-    wanted = _ancestors(model, sinks)
+    wanted = _ancestors(model, (*sources, *sinks))
     found, values = fold(model, rules, lambda proto: id(proto) in wanted)
-    for name in (*sources, *sinks):
-        if name not in values:
-            raise UsageError(f"{model.name}: there is no tensor '{name}' in the network")
     for name in sources:
         if values[name].constant is not None:
             raise UsageError(f"--input {name}: it is a constant of {model.name}; it cannot move")
@@ -188,9 +185,7 @@ def unsupported(model: Model, unknown: Mapping[tuple[str, str], Sequence[str]]) 
     parts, refused = [], []
     for (domain, op_type), labels in sorted(unknown.items()):
         version = model.opsets.get("" if domain == "ai.onnx" else domain, "?")
-        shown = ", ".join(f"'{label}'" for label in labels[:3])
-        more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
-        parts.append(f"{domain or 'ai.onnx'}.{op_type} (opset {version}) at {shown}{more}")
+        parts.append(f"{domain or 'ai.onnx'}.{op_type} (opset {version}) at {_some(labels)}")
         reason = f"no rule for this op of {domain or 'ai.onnx'} (opset {version})"
         refused += [Refused(op_type, label, reason) for label in labels]
     return UnsupportedError(
@@ -315,6 +310,14 @@ def _network(
 def refuse(model: Model, nodes: Iterable[tuple[Node, str]]) -> NotLipschitzError:
     """The error for nodes that no bound passes through, all of them at once."""
     refused = tuple(Refused(n.op_type, n.name, reason) for n, reason in nodes)
-    shown = "; ".join(f"{r.op_type} '{r.node}': {r.reason}" for r in refused[:3])
-    more = f"; and {len(refused) - 3} more nodes" if len(refused) > 3 else ""
-    return NotLipschitzError(f"{model.name}: no finite bound: {shown}{more}", refused)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for r in refused:
+        alike.setdefault((r.op_type, r.reason), []).append(r.node)
+    parts = [f"{op} {_some(labels)}: {reason}" for (op, reason), labels in alike.items()]
+    return NotLipschitzError(f"{model.name}: no finite bound: {'; '.join(parts)}", refused)
+
+
+def _some(labels: Sequence[str]) -> str:
+    """Up to three names, and how many more there are."""
+    shown = ", ".join(f"'{label}'" for label in labels[:3])
+    return f"{shown} and {len(labels) - 3} more" if len(labels) > 3 else shown
