@@ -122,7 +122,11 @@ class _Walk:
         if types is None and self.pending:
             self.flush()
             types = self._infer(proto)
-        for name in filter(None, proto.output):
+        named = [name for name in proto.output if name]
+        if types is not None and all(0 in (_static(types[name]) or ()) for name in named):
+            self.constants |= {name: _empty(types[name]) for name in named}
+            return  # runtimes stumble over nodes that have nothing to compute
+        for name in named:
             kind = (types or {}).get(name)
             self._refuse_large(proto, name, kind)
             self.promised[name] = kind
@@ -393,6 +397,14 @@ def _static(kind: Any) -> tuple[int, ...] | None:
     if not all(d.HasField("dim_value") for d in dims):
         return None
     return tuple(d.dim_value for d in dims)
+
+
+def _empty(kind: Any) -> Array:
+    """The only tensor of a type that has no entries."""
+    from onnx import helper
+
+    dtype = helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
+    return np.zeros(_static(kind) or (0,), dtype)
 
 
 def _entries(kind: Any) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from onnxlip.registry import Registered, RuleSet
 from onnxlip.rules import Affine, Box, Elementwise, Gain, Node, Refusal, Value
 from onnxlip.univariate import Expression, Interval
 
-__all__ = ["Fused", "fuse"]
+__all__ = ["Fused", "fuse", "without_aliases"]
 
 _MAX_ROOTS = 12  # how far back a root is looked for, in tensors
 Roots = dict[str, Expression]
@@ -73,6 +73,37 @@ def fuse(
         )
         needed.add(root)
     return tuple(reversed(kept)), fused
+
+
+def without_aliases(
+    nodes: Sequence[Node],
+    rules: RuleSet,
+    entries: Mapping[str, Registered],
+    sinks: Sequence[str],
+) -> tuple[Node, ...]:
+    """The nodes without those whose algebra says that they are x itself (Identity, a Cast between
+    floating types, x + 0): what reads them reads x, so that they hide neither a function that is
+    spelled around them nor the box of what they pass on."""
+    origin: dict[str, Value] = {}
+    kept: list[Node] = []
+    for node in nodes:
+        inputs = tuple(origin.get(v.name, v) if v is not None else None for v in node.inputs)
+        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+            node = replace(node, inputs=inputs)
+        if _is_alias(node, rules, entries.get(node.name)):
+            origin[node.y.name] = node.x
+            if node.y.name not in sinks:
+                continue
+        kept.append(node)
+    return tuple(kept)
+
+
+def _is_alias(node: Node, rules: RuleSet, entry: Registered | None) -> bool:
+    if entry is None or not isinstance(entry.rule.form, Affine) or len(node.variables) != 1:
+        return False
+    if any(y.name for y in node.outputs[1:]) or not _keeps_shape(node):
+        return False
+    return _apply(node, rules, entry, {}, node.x.name) == Expression.x()
 
 
 def _expressions(

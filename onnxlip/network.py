@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxlip.errors import OnnxlipError, RuleError
-from onnxlip.fusion import Fused, fuse
+from onnxlip.fusion import Fused, fuse, without_aliases
 from onnxlip.graph import Graph, is_real, refuse, unsupported
 from onnxlip.intervals import propagate
 from onnxlip.linear import LinearMap
@@ -106,7 +106,8 @@ def build_network(model: Model, graph: Graph, rules: RuleSet) -> Network:
     Raises UnsupportedError or NotLipschitzError naming every node that no bound passes through.
     """
     sinks = [v.name for v in graph.outputs]
-    nodes, fused = fuse(graph.nodes, rules, graph.rules, sinks)
+    nodes = without_aliases(graph.nodes, rules, graph.rules, sinks)
+    nodes, fused = fuse(nodes, rules, graph.rules, sinks)
     _refuse(model, graph, nodes)
     boxes = propagate(graph, nodes, fused)
     held = {v.name for v in graph.held}

@@ -8,10 +8,13 @@ function of it (the index that TopK gives, a comparison).
 Source: ONNX operator specification, Cast and CastLike.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxlip.linear import LinearMap, identity, selection
 from onnxlip.rules import Affine, Fixed, Node, Refusal, Rule, constant, example, variable
+from onnxlip.univariate import Expression
 
 FLOAT, DOUBLE = 1, 11  # of TensorProto.DataType
 TYPES = (FLOAT, 10, DOUBLE, 16)  # float16 and bfloat16 as well
@@ -34,6 +37,14 @@ def _linear(node: Node, i: int, o: int) -> LinearMap:
     return selection(np.full(node.y.size, -1), value.size)  # CastLike reads but the type of it
 
 
+def _between_floats(node: Node) -> bool:
+    return _floating(node, 0) and node.attribute("to") in TYPES
+
+
+def _itself(node: Node, operands: Sequence[Expression | None]) -> Expression | None:
+    return operands[0] if _between_floats(node) else None
+
+
 def _only_type(node: Node) -> list[np.ndarray]:
     return [node.constant(0).astype(node.value(1).dtype)]
 
@@ -49,7 +60,8 @@ RULES = (
             example(variable(2, 3), to=FLOAT),
             example(variable(), to=DOUBLE),
         ),
-        applies=lambda node: _floating(node, 0) and node.attribute("to") in TYPES,
+        applies=_between_floats,
+        algebra=_itself,
     ),
     Rule("CastLike", _STEPS, source="ONNX CastLike"),
     Rule(

@@ -6,16 +6,23 @@ function of the input, and no bound is claimed.
 Source: ONNX operator specification, Dropout.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxlip.ops.families.index_map import index_map
 from onnxlip.rules import Node, Refusal, Rule, constant, example, variable
+from onnxlip.univariate import Expression
 
 
 def _inference(node: Node) -> bool:
     if not set(node.variables) <= {0, 1}:  # the ratio plays no part at inference
         return False
     return not (node.has(2) and bool(np.any(node.constant(2))))
+
+
+def _itself(node: Node, operands: Sequence[Expression | None]) -> Expression | None:
+    return operands[0] if _inference(node) else None
 
 
 RULES = (
@@ -42,5 +49,6 @@ RULES = (
             ),
         ),
         applies=_inference,
+        algebra=_itself,
     ),
 )

@@ -6,13 +6,24 @@ every p. What shape or axes the op is given does not matter (they must be consta
 Source: ONNX operator specification.
 """
 
+from collections.abc import Callable, Sequence
+
 from onnxlip.ops.families.index_map import index_map
-from onnxlip.rules import Example, Rule, constant, example, only_variable, variable
+from onnxlip.rules import Example, Node, Rule, constant, example, only_variable, variable
+from onnxlip.univariate import Expression
+
+Algebra = Callable[[Node, Sequence[Expression | None]], Expression | None]
 
 
-def _identity(op_type: str, *examples: Example) -> Rule:
+def _identity(op_type: str, *examples: Example, algebra: Algebra | None = None) -> Rule:
     form = index_map(lambda node, x, o: x)
-    return Rule(op_type, form, f"ONNX {op_type}", examples, applies=only_variable(0))
+    return Rule(
+        op_type, form, f"ONNX {op_type}", examples, applies=only_variable(0), algebra=algebra
+    )
+
+
+def _itself(node: Node, operands: Sequence[Expression | None]) -> Expression | None:
+    return operands[0]
 
 
 RULES = (
@@ -30,5 +41,5 @@ RULES = (
         example(variable(1, 3, 1)),
     ),
     _identity("Unsqueeze", example(variable(3, 2), constant([0, -1]))),
-    _identity("Identity", example(variable(2, 3)), example(variable())),
+    _identity("Identity", example(variable(2, 3)), example(variable()), algebra=_itself),
 )

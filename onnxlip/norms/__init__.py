@@ -1,12 +1,14 @@
 """Certified brackets of operator norms. This package knows linear maps and no op.
 
 brackets ── upper ── torus ── symbol        convolutions
+         │        │  └─ confined            … on small images
          │        ├─ dense ── definite      matrices, and what can be written out as one
          │        └─ structure              isometries, disjoint branches
-         ├─ lower                           quotients at searched vectors
+         ├─ lower ── krylov, lifting        quotients at searched vectors
+         ├─ probabilistic                   upper bounds that fail with probability δ: kept apart
          └─ induced                         p = 1, ∞
 """
 
-from onnxlip.norms.brackets import bracket, joint
+from onnxlip.norms.brackets import bracket, joint, probabilistic_bracket
 
-__all__ = ["bracket", "joint"]
+__all__ = ["bracket", "joint", "probabilistic_bracket"]

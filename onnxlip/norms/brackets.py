@@ -8,18 +8,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxlip.certificate import Bracket
-from onnxlip.errors import RuleError
+from onnxlip.errors import ModelError, RuleError, UsageError
 from onnxlip.linear import LinearMap, Product, Sum, selection
 from onnxlip.lowering import Lowerings
 from onnxlip.norms.enclosure import euclid
 from onnxlip.norms.induced import induced_bounds
 from onnxlip.norms.lower import spectral_lower
-from onnxlip.norms.structure import isometry, overlap
+from onnxlip.norms.probabilistic import ProbabilisticBracket, probabilistic_upper
+from onnxlip.norms.structure import is_empty, isometry, overlap
 from onnxlip.norms.upper import least, meeting, spectral_upper
 from onnxlip.norms.workspace import Bound, Workspace
 from onnxlip.rounding import add_up
 
-__all__ = ["bracket", "joint"]
+__all__ = ["bracket", "joint", "probabilistic_bracket"]
 
 
 def bracket(
@@ -29,20 +30,60 @@ def bracket(
     *,
     provider: str = "cpu",
     seed: int = 0,
+    lower: str = "lanczos",
 ) -> Bracket:
     """Certified bounds of ‖A‖_p from both sides, p ∈ {1, 2, ∞}.
 
-    upper is ∞ where a coefficient is not finite or products overflow, lower 0 where nothing is
-    known. provider: where float32 iterations run ("auto", "cpu", "cuda"); what is proved runs on
-    the CPU in float64. The same seed gives the same figures.
+    lower: how the lower end is searched for where p = 2, "lanczos" or "power" (the power method
+    of Virmaux & Scaman 2018, for comparison); it is 0 where nothing is known. provider: where
+    float32 iterations run ("auto", "cpu", "cuda"); what is proved runs on the CPU in float64. The
+    same seed gives the same figures.
 
-    Raises RuleError if the ends contradict each other: a map's cap, terms or lowering is wrong.
+    Raises ModelError if a coefficient is not finite or products overflow float64, and RuleError
+    if the ends contradict each other: a map's cap, terms or lowering is wrong.
     """
-    work = Workspace(lowerings, provider, seed)
+    if lower not in ("lanczos", "power"):
+        raise UsageError(f"unknown method '{lower}' of lower ends: use lanczos or power")
+    _refuse_infinite(linear)
+    work = Workspace(lowerings, provider, seed, lower)
     with np.errstate(all="ignore"):  # overflow and NaN are handled as values
         if p == 2:
-            return _made(spectral_lower(linear, work), spectral_upper(linear, work), linear)
+            upper = spectral_upper(linear, work)  # first, as its proof may know the lower end too
+            return _made(spectral_lower(linear, work), upper, linear)
         return _made(*induced_bounds(linear, p, work), linear)
+
+
+def _refuse_infinite(linear: LinearMap) -> None:
+    with np.errstate(all="ignore"):
+        if is_empty(linear) or math.isfinite(linear.cap()):
+            return
+    raise ModelError(
+        f"the norm of a {linear.rows}×{linear.columns} {type(linear).__name__} is not finite: a "
+        "coefficient is NaN or infinite, or its row and column sums overflow float64"
+    )
+
+
+def probabilistic_bracket(
+    linear: LinearMap,
+    lowerings: Lowerings,
+    delta: float,
+    *,
+    tolerance: float = 1e-3,
+    provider: str = "cpu",
+    seed: int = 0,
+) -> ProbabilisticBracket:
+    """A proved lower end of ‖A‖₂ and an upper one that fails with probability at most `delta`.
+
+    For several blocks at once, give each its share (`probabilistic.shared`). Not a `Bracket`, whose
+    ends are theorems. Raises ModelError as `bracket` does, and UsageError for a δ not offered.
+    """
+    _refuse_infinite(linear)
+    work = Workspace(lowerings, provider, seed)
+    with np.errstate(all="ignore"):
+        lower = spectral_lower(linear, work)
+        upper, products = probabilistic_upper(linear, work, delta, tolerance)
+    # Where the proved end shows that the other one failed, it is the better of the two.
+    return ProbabilisticBracket(lower.value, max(upper, lower.value), delta, lower.method, products)
 
 
 def joint(

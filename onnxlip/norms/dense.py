@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.norms.definite import cholesky_margin, proved_margin
+from onnxlip.norms.definite import factored_margin, proved_margin
 from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, euclid, exponent_of, float64, rescaled
 from onnxlip.norms.krylov import ritz
 from onnxlip.rounding import add_up, down, gamma, mul_up, sqrt_up, up
@@ -45,8 +45,11 @@ _LARGEST = 16384  # beyond this order a Gram (2 GiB) is not formed
 _SLACKS = tuple(2.0**e for e in range(-46, 3, 4))  # how far s² lies above the guess
 
 
-def dense_norm(blocks: Array) -> Enclosure:
-    """max_j ‖W_j‖₂ of a stack (b, m, k) of real matrices of any floating type."""
+def dense_norm(blocks: Array, largest: int | None = None) -> Enclosure:
+    """max_j ‖W_j‖₂ of a stack (b, m, k) of real matrices of any floating type.
+
+    Beyond the order `largest` no Gram is formed: (0, largest Frobenius norm).
+    """
     b, m, k = blocks.shape
     if not (b and m and k):
         return Enclosure(0.0, 0.0)
@@ -60,7 +63,7 @@ def dense_norm(blocks: Array) -> Enclosure:
         blocks, m, k = blocks.transpose(0, 2, 1), k, m
     if m == 1:
         return rescaled(_vectors(blocks, exponent), exponent)
-    if m > _LARGEST:
+    if m > (_LARGEST if largest is None else min(largest, _LARGEST)):
         return rescaled(Enclosure(0.0, _frobenius(blocks, exponent)), exponent)
     at_once = max(1, _STACK // (m * m)) if m <= _IN_PLACE else 1
     best = Enclosure(0.0, 0.0)
@@ -165,7 +168,7 @@ def _single(blocks: Array, exponent: int) -> Enclosure:
     lower = _quotient(block, u, size, exponent)
     for slack in (1e-8, 1e-6, 1e-4, 1e-2):
         square = max(guess, 0.0) * (1.0 + slack) + UNDERFLOW
-        margin = _factor(gram, square)
+        margin = factored_margin(gram, square)
         if margin is not None:
             return Enclosure(lower, _upper(square, margin, size, k))
         gram, size = _triangle(block, exponent)  # the factorisation was in place
@@ -193,20 +196,3 @@ def _lanczos(gram: Floats) -> tuple[float, Floats]:
 
     start = np.random.default_rng(len(gram)).standard_normal(len(gram))
     return ritz(lambda x: dsymv(1.0, gram, x, lower=0), start, steps=300, tolerance=1e-9)
-
-
-def _factor(gram: Floats, square: float) -> float | None:
-    """As `proved_margin`, for one triangle in Fortran order, which is overwritten."""
-    from scipy.linalg.lapack import dpotrf
-
-    gram *= -1.0
-    diagonal = np.einsum("ii->i", gram)
-    diagonal += square
-    if not np.all(diagonal > 0):
-        return None
-    trace, largest = float(diagonal.sum()), float(diagonal.max())
-    factor, failed = dpotrf(gram, lower=0, clean=0, overwrite_a=1)
-    pivots = np.einsum("ii->i", factor)
-    if failed or not np.all((pivots > 0) & (pivots < math.inf)):
-        return None
-    return cholesky_margin(len(gram), trace, largest, is_complex=False)

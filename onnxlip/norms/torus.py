@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxlip.linear import Convolution
+from onnxlip.norms.confined import confined_square
 from onnxlip.norms.definite import proved_margin
 from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, exponent_of, float64, rescaled
@@ -44,7 +46,7 @@ from onnxlip.norms.krylov import ritz, ritz_values
 from onnxlip.norms.symbol import Grid, Shifts, Symbol, autocorrelation, roots, shifts
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
 
-__all__ = ["TorusBound", "torus_bound", "torus_shape"]
+__all__ = ["Effort", "TorusBound", "torus_bound", "torus_shape"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -53,6 +55,7 @@ Site = tuple[int, ...]
 _CHUNK = 1 << 20  # complex entries of the Grams held at a time (16 MiB, times a few)
 _MEMORY = 1 << 27  # float64 entries of all correlations of one group (1 GiB)
 _BUDGET = 4e9  # floating-point operations per group above which a coarser grid is taken
+_GENEROUS = 20  # … times so much for a grid whose loss is within tolerance
 _LOSSES = (5e-4, 1e-3, 2.5e-3, 5e-3)  # relative losses per axis that a coarser grid may have
 _SLACK = 2.0**-38  # how far s² lies above the maximum that was found
 _ROOT2 = up(math.sqrt(2.0))
@@ -67,26 +70,43 @@ class TorusBound:
     method: str
 
 
+def _outputs(conv: Convolution) -> tuple[int, ...]:
+    """Output places per axis whose windows begin within the image: all others are zero."""
+    places = zip(conv.out_spatial, conv.in_spatial, conv.begin, conv.strides, strict=True)
+    return tuple(min(o, (h - 1 + b) // s + 1) for o, h, b, s in places)
+
+
 def torus_shape(conv: Convolution) -> tuple[int, ...]:
     """The least number of output sites per axis on which the convolution is a compression."""
     sites = []
     for h, o, k, s, d, b in zip(
         conv.in_spatial,
-        conv.out_spatial,
+        _outputs(conv),
         conv.taps,
         conv.strides,
         conv.dilations,
         conv.begin,
         strict=True,
     ):
-        o = min(o, (h - 1 + b) // s + 1)  # windows that begin beyond the image read nothing
         overhang = s * (o - 1) + d * (k - 1) - b - (h - 1)
         length = h + max(b, overhang)
         sites.append(-(-length // s))
     return tuple(sites)
 
 
-def torus_bound(conv: Convolution) -> TorusBound | None:
+@dataclass(frozen=True)
+class Effort:
+    """How far to go. tolerance: relative slack that is good enough; known: a lower bound of ‖A‖₂
+    when asked for one, or 0; columns: the order up to which matrices of modes may be formed;
+    entries: float64 numbers that the correlations of a group may have."""
+
+    tolerance: float = 2e-3
+    known: Callable[[], float] = lambda: 0.0
+    columns: int = 0
+    entries: int = 1 << 27
+
+
+def torus_bound(conv: Convolution, effort: Effort = Effort()) -> TorusBound | None:
     """Upper bound of ‖A‖₂ for the stored kernel, or None where it would take too much memory."""
     grouped = conv.grouped
     if not grouped.size or not conv.rows or not conv.columns:
@@ -106,12 +126,13 @@ def torus_bound(conv: Convolution) -> TorusBound | None:
     if p == 1:
         found = _one_shift(shifted)
     elif min(m, k) == 1:
-        found = _scalar(shifted, *_grid_shape(shifted, shape, p, min(m, k)))
+        found = _scalar(shifted, *_grid_shape(shifted, shape, p, 1, effort.tolerance))
     else:
         lags = math.prod(2 * n + 1 for n in shifted.degrees) // 2 + 1
-        if lags * min(m, k) ** 2 > _MEMORY:
+        if lags * min(m, k) ** 2 > min(_MEMORY, effort.entries):
             return None
-        found = _matrices(shifted, *_grid_shape(shifted, shape, lags, min(m, k)))
+        grid = _grid_shape(shifted, shape, lags, min(m, k), effort.tolerance)
+        found = _sharpest(conv, shifted, *grid, effort, exponent)
     upper = rescaled(Enclosure(0.0, found.upper), exponent).upper
     return TorusBound(upper, found.group, found.method)
 
@@ -123,7 +144,7 @@ def _one_shift(shifted: Shifts) -> TorusBound:
 
 
 def _grid_shape(
-    shifted: Shifts, exact: tuple[int, ...], lags: int, n: int
+    shifted: Shifts, exact: tuple[int, ...], lags: int, n: int, tolerance: float
 ) -> tuple[tuple[int, ...], float]:
     """Frequencies per axis, and the factor that the bound then has (1 on the torus itself)."""
 
@@ -133,10 +154,11 @@ def _grid_shape(
     if cost(exact) <= _BUDGET:
         return exact, 1.0
     shape, factor = exact, 1.0
-    for loss in _LOSSES:
+    tolerated = 0.2 * tolerance / len(exact)
+    for loss in sorted({tolerated, *(x for x in _LOSSES if x > tolerated)}):
         coarse = [math.ceil(math.pi * n / (2 * math.sqrt(2 * loss))) for n in shifted.degrees]
         shape = tuple(min(m, max(c, 1)) for m, c in zip(exact, coarse, strict=True))
-        if cost(shape) <= _BUDGET:
+        if cost(shape) <= _BUDGET * (1 if loss > tolerance / 2 else _GENEROUS):
             break
     for m, whole, degree in zip(shape, exact, shifted.degrees, strict=True):
         if m < whole:  # cos(πD/2M), from the table for 2M
@@ -198,10 +220,50 @@ def _matrices(shifted: Shifts, shape: tuple[int, ...], factor: float) -> TorusBo
     return TorusBound(mul_up(upper, factor), best, _method(factor))
 
 
+def _sharpest(
+    conv: Convolution,
+    shifted: Shifts,
+    shape: tuple[int, ...],
+    factor: float,
+    effort: Effort,
+    exponent: int,
+) -> TorusBound:
+    """The torus's bound, or for one group that of `confined` where it is not within tolerance."""
+    _, groups, m, k = shifted.parts.shape
+    # Phases of a strided input begin at different places, so that side can not be confined.
+    confined = groups == 1 and (m <= k or math.prod(conv.strides) == 1)
+    if not (effort.columns and confined) or factor != 1.0:
+        return _matrices(shifted, shape, factor)
+    symbol = autocorrelation(shifted.places, shifted.parts[:, 0])
+    grid, peak = _Search(symbol).best_grid(_grids(shape))
+    goal = math.ldexp(effort.known(), -exponent) * (1.0 + effort.tolerance)
+    found = None
+    if peak <= goal * goal:  # else the torus's maximum need not be known
+        found = _bound_of(symbol, *_certify_on(symbol, grid, peak, 0.0), factor)
+        if found.upper <= goal:
+            return found
+    size = conv.in_spatial if m > k else _outputs(conv)
+    lengths = tuple(
+        min(-(-n // g), side) for n, g, side in zip(size, shifted.steps, shape, strict=True)
+    )
+    square = confined_square(symbol, grid, lengths, goal * goal, effort.columns)
+    if math.isfinite(square):
+        return TorusBound(sqrt_up(square), 0, "confined modes")
+    return found or _bound_of(symbol, *_certify_on(symbol, grid, peak, 0.0), factor)
+
+
+def _bound_of(symbol: Symbol, square: float, margin: float, factor: float) -> TorusBound:
+    upper = sqrt_up(add_up(square, margin, symbol.error, UNDERFLOW))
+    return TorusBound(mul_up(upper, factor), 0, _method(factor))
+
+
 def _certify(symbol: Symbol, shape: tuple[int, ...], floor: float) -> tuple[float, float]:
     """(s², μ) with λmax(Ĝ(ω)) ≤ s² + μ at all sites of the grid with the best twist; s² ≥ floor."""
-    search = _Search(symbol)
-    grid, peak = search.best_grid(_grids(shape))
+    return _certify_on(symbol, *_Search(symbol).best_grid(_grids(shape)), floor)
+
+
+def _certify_on(symbol: Symbol, grid: Grid, peak: float, floor: float) -> tuple[float, float]:
+    """The same on one grid, where `peak` is thought to be the largest eigenvalue."""
     square, margin = max(floor, peak * (1.0 + _SLACK)), 0.0
     sites = grid.half()
     step = max(1, _CHUNK // symbol.order**2)

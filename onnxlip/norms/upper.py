@@ -12,12 +12,14 @@ from dataclasses import replace
 from functools import singledispatch
 
 from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Product, Sum, Transposed
+from onnxlip.norms.lower import spectral_lower
 from onnxlip.norms.structure import is_empty, isometric_core, overlap
 from onnxlip.norms.workspace import Bound, Workspace, coefficient_error
 from onnxlip.rounding import add_up, mul_up, norm_up, sqrt_up
 
 __all__ = ["least", "meeting", "spectral_upper"]
 
+_LIMIT = " (memory limit)"
 _SHARP = 1e-9  # a written-out matrix whose error is below this needs no other bound
 
 
@@ -26,7 +28,8 @@ def spectral_upper(a: LinearMap, work: Workspace) -> Bound:
     if is_empty(a):
         return Bound(0.0, "empty")
     found = work.once(a, "upper", lambda: _upper(a, work))
-    return least(found, Bound(a.cap(), "row and column sums"))
+    limited = _LIMIT if found.method.endswith(_LIMIT) else ""
+    return least(found, Bound(a.cap(), "row and column sums" + limited))
 
 
 def least(*bounds: Bound) -> Bound:
@@ -48,7 +51,8 @@ def _(a: Monomial, work: Workspace) -> Bound:
 
 @_upper.register
 def _(a: Matrix, work: Workspace) -> Bound:
-    return Bound(work.matrix(a).upper, "dense Cholesky")
+    fits = min(a.blocks.shape[1:]) <= max(1, work.largest)
+    return Bound(work.matrix(a).upper, "dense Cholesky" if fits else "Frobenius norm" + _LIMIT)
 
 
 @_upper.register
@@ -63,9 +67,9 @@ def _(a: Convolution, work: Workspace) -> Bound:
     written = _written_out(a, work)  # the exact norm: no torus is below it
     if written is not None:
         return written
-    torus = work.torus(a)
+    torus = work.sharpest_torus(a, lambda: spectral_lower(a, work).value)
     if torus is None:
-        return Bound(math.inf, "")
+        return Bound(a.cap(), "row and column sums" + _LIMIT)
     return Bound(add_up(torus.upper, coefficient_error(a)), torus.method)
 
 

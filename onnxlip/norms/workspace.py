@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnxlip.linear import Convolution, LinearMap, Matrix, Product, Sum, Transpo
 from onnxlip.lowering import Lowerings
 from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import Enclosure
-from onnxlip.norms.torus import TorusBound, torus_bound, torus_shape
+from onnxlip.norms.torus import Effort, TorusBound, torus_bound, torus_shape
 from onnxlip.operators import Operator
 from onnxlip.rounding import TINY, UNIT, add_up, gamma, mul_up
 
@@ -33,6 +33,8 @@ _SHORT = 1024  # a map with at most so many rows or columns may be written out a
 _ENTRIES = 4_000_000  # … of at most so many entries (32 MB)
 _PLANE, _WIDE = 256, 16  # beyond these a convolution's torus is as good, and much cheaper
 _BATCH = 1 << 21  # float64 entries of the largest intermediate of one batch of columns
+_CHUNKS = 1 << 26  # bytes that chunks of converted weights and of symbols take
+_COLUMNS = 3000  # modes of a torus that are restricted to the image, at most
 _MEMORY = 1 << 27  # float64 entries that one product may hold (1 GiB)
 
 
@@ -101,11 +103,16 @@ def _widest(a: LinearMap) -> int:
 
 @dataclass(eq=False)
 class Workspace:
-    """provider: for float32 iterations; what is proved runs on the CPU in float64."""
+    """provider: for float32 iterations; what is proved runs on the CPU in float64. tolerance: the
+    relative slack of an upper bound that is good enough; memory: bytes that one map's bounds may
+    take besides its weights."""
 
     lowerings: Lowerings
     provider: str = "cpu"
     seed: int = 0
+    search: str = "lanczos"  # how lower ends are searched for; "power": the paper's method
+    tolerance: float = 2e-3
+    memory: int = 2 << 30
     _known: dict[tuple[int, str], tuple[LinearMap, Any]] = field(default_factory=dict)
 
     def once(self, a: LinearMap, what: str, compute: Callable[[], T]) -> T:
@@ -115,6 +122,10 @@ class Workspace:
             self._known[key] = (a, compute())  # holding the map keeps its id taken
         found: T = self._known[key][1]
         return found
+
+    def knows(self, a: LinearMap, what: str) -> bool:
+        """Whether `once` has computed this already."""
+        return (id(a), what) in self._known
 
     def single(self, a: LinearMap) -> Operator:
         """The map in float32, for estimates."""
@@ -138,16 +149,32 @@ class Workspace:
 
     def matrix(self, a: Matrix) -> Enclosure:
         """‖A‖₂ of a matrix, its coefficients' error included."""
-        return self.once(a, "norm", lambda: dense_norm(a.blocks).widened(coefficient_error(a)))
+        return self.once(
+            a, "norm", lambda: dense_norm(a.blocks, self.largest).widened(coefficient_error(a))
+        )
+
+    @property
+    def largest(self) -> int:
+        """The order up to which a float64 Gram, and what makes it, stays within memory."""
+        return math.isqrt(max(0, self.memory - _CHUNKS) // 8)
 
     def torus(self, a: Convolution) -> TorusBound | None:
         """Upper bound of ‖Â‖₂ for the stored kernel."""
-        return self.once(a, "torus", lambda: torus_bound(a))
+        return self.once(a, "torus", lambda: torus_bound(a, self._effort()))
+
+    def sharpest_torus(self, a: Convolution, known: Callable[[], float]) -> TorusBound | None:
+        """The same, sharpened until it is within tolerance of `known()` ≤ ‖A‖₂, or for long."""
+        columns = min(_COLUMNS, self.largest // 2)
+        effort = replace(self._effort(), known=known, columns=columns)
+        return self.once(a, "sharpest torus", lambda: torus_bound(a, effort))
+
+    def _effort(self) -> Effort:
+        return Effort(self.tolerance, entries=max(0, self.memory - _CHUNKS) // 16)
 
     def materialised(self, a: LinearMap) -> Materialised | None:
         """The map written out, or None where that is too large or overflows."""
         short = min(a.rows, a.columns)
-        if short > _SHORT or a.rows * a.columns > _ENTRIES:
+        if short > min(_SHORT, self.largest) or a.rows * a.columns > _ENTRIES:
             return None
         if isinstance(a, Convolution) and short > _PLANE and min(torus_shape(a)) >= _WIDE:
             return None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxlip.certificate import Bracket
-from onnxlip.errors import RuleError
+from onnxlip.errors import ModelError, RuleError, UsageError
 from onnxlip.linear import (
     Convolution,
     LinearMap,
@@ -19,6 +19,7 @@ from onnxlip.linear import (
     selection,
 )
 from onnxlip.norms import bracket, joint, workspace
+from onnxlip.norms.brackets import probabilistic_bracket
 from onnxlip.operators import Operator
 from onnxlip.registry import built_in
 
@@ -198,18 +199,21 @@ def test_degenerate_maps_have_norm_zero(a: LinearMap, p: float) -> None:
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_coefficients_that_are_not_finite(p: float, bad: float) -> None:
+def test_coefficients_that_are_not_finite_are_named(p: float, bad: float) -> None:
     kernel = np.ones((2, 2, 3))
     kernel[1, 0, 1] = bad
     conv = Convolution(kernel, (5,), (5,), (1,), (1,), (1,))
-    for a in (
-        conv,
-        Matrix(np.array([[[1.0, bad]]])),
-        Monomial(2, None, np.array([1.0, bad])),
-        Product((Matrix(np.ones((1, 2, 10))), conv)),
-        Sum((conv, conv)),
+    for a, name in (
+        (conv, "10×10 Convolution"),
+        (Matrix(np.array([[[1.0, bad]]])), "1×2 Matrix"),
+        (Monomial(2, None, np.array([1.0, bad])), "2×2 Monomial"),
+        (Product((Matrix(np.ones((1, 2, 10))), conv)), "2×10 Product"),
+        (Sum((conv, conv)), "10×10 Sum"),
     ):
-        assert bracket(a, LOWERINGS, p).upper == math.inf
+        with pytest.raises(ModelError, match=f"norm of a {name} is not finite"):
+            bracket(a, LOWERINGS, p)
+        with pytest.raises(ModelError, match="not finite"):
+            probabilistic_bracket(a, LOWERINGS, 0.1)
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -231,12 +235,35 @@ def test_extreme_numbers(p: float, scale: float) -> None:
             assert found.upper <= found.lower * (1 + 1e-9)
 
 
-def test_products_that_overflow_are_infinite() -> None:
+def test_products_that_overflow_are_named() -> None:
     huge = Matrix(np.full((1, 3, 3), 1e200))
     for p in NORMS:
-        found = bracket(Product((huge, huge)), LOWERINGS, p)
-        assert found.upper == math.inf
-        assert found.lower < math.inf
+        with pytest.raises(ModelError, match="overflow float64"):
+            bracket(Product((huge, huge)), LOWERINGS, p)
+
+
+@pytest.mark.parametrize("weight", [None, np.asarray(-0.1), np.array([1e-310, 3.7, -0.3, 1e300])])
+def test_injective_index_maps_are_exact(weight: np.ndarray | None) -> None:
+    for index in (None, np.array([3, 1, 0, 2])):
+        found = bracket(Monomial(4, index, weight), LOWERINGS, 2.0)
+        assert found.lower == found.upper
+    found = bracket(Monomial(2, np.array([0, 1, 0, -1, 0, 0])), LOWERINGS, 2.0)
+    assert found.lower == found.upper == 2
+
+
+def test_the_papers_power_method_is_a_method_of_its_own() -> None:
+    rng = np.random.default_rng(8)
+    w = rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    conv = Convolution(w, (30, 30), (30, 30), (1, 1), (1, 1), (1, 1))
+    dense = Matrix(rng.standard_normal((1, 40, 30)))
+    for a in (conv, dense, Product((Matrix(rng.standard_normal((1, 5, 3600))), conv))):
+        power, usual = (bracket(a, LOWERINGS, 2.0, lower=m) for m in ("power", "lanczos"))
+        assert power.lower_method == "power method"
+        assert usual.lower_method != "power method"
+        assert usual.lower * 0.99 <= power.lower <= usual.upper
+        assert power.lower <= usual.lower * (1 + 1e-4)
+    with pytest.raises(UsageError, match="use lanczos or power"):
+        bracket(conv, LOWERINGS, 2.0, lower="guess")
 
 
 def test_a_map_that_lies_about_itself_is_found_out() -> None:
@@ -261,7 +288,7 @@ def test_brackets_are_reproducible_and_name_their_methods() -> None:
     )
     first, second = (bracket(conv, LOWERINGS, 2.0, seed=7) for _ in range(2))
     assert first == second
-    assert (first.lower_method, first.upper_method) == ("power method", "twisted torus")
+    assert (first.lower_method, first.upper_method) == ("Lanczos", "twisted torus")
     assert first.upper <= 1.02 * first.lower
 
 

@@ -191,7 +191,25 @@ def test_the_cap_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     _no_writing(monkeypatch)
     monkeypatch.setattr(torus, "_MEMORY", 1)
     conv = _line(40, np.ones((2, 2)))
-    assert spectral_upper(conv, _work()) == Bound(conv.cap(), "row and column sums")
+    limited = Bound(conv.cap(), "row and column sums (memory limit)")
+    assert spectral_upper(conv, _work()) == limited
+    monkeypatch.undo()
+    _no_writing(monkeypatch)
+    assert spectral_upper(conv, Workspace(built_in().lowerings, memory=1000)) == limited
+
+
+@pytest.mark.parametrize("memory", [0, 1000, 80_000_000, 1 << 30])
+def test_with_little_memory_a_cheaper_bound_is_taken(memory: int) -> None:
+    rng = np.random.default_rng(4)
+    kernel = rng.standard_normal((20, 20, 3, 3))
+    conv = Convolution(kernel, (20, 20), (20, 20), (1, 1), (1, 1), (1, 1))
+    for linear in (conv, Matrix(rng.standard_normal((1, 600, 700)))):
+        found = spectral_upper(linear, Workspace(built_in().lowerings, memory=memory))
+        best = spectral_upper(linear, _work())
+        assert found.value >= best.value * (1 - 5e-3)
+        assert ("(memory limit)" in found.method) == (memory < 80_000_000)
+        if isinstance(linear, Matrix):
+            assert found.value >= svd_norm(linear.blocks[0]) * (1 - 1e-13)
 
 
 def test_a_kind_of_map_that_norms_does_not_know() -> None:
