@@ -22,7 +22,7 @@ from onnxlip.rules import Rule
 
 __all__ = ["Analysis", "Progress", "analyze"]
 
-_SMALL = 512  # rows and columns below which threads cost more than they save
+_SMALL = 256  # rows and columns below which threads cost more than they save
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def side_by_side(
         return list(map(one, items))
     from concurrent.futures import ThreadPoolExecutor
 
+    import scipy.linalg  # noqa: F401 (only a BLAS that is loaded already can be limited)
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1, user_api="blas"):

@@ -44,6 +44,7 @@ from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, up
 __all__ = ["cholesky_margin", "factored_margin", "proved_margin"]
 
 _LARGE = 64
+_WORTH_SCIPY = 1e10  # operations
 _ROOT2 = up(math.sqrt(2.0))
 
 
@@ -101,9 +102,12 @@ def factored_margin(gram: npt.NDArray[np.float64], square: float) -> float | Non
 def _pivots(stack: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
     """The diagonals of the Cholesky factors of a stack, which is overwritten; None if one fails.
 
-    numpy's loop copies every matrix and takes twice as long as LAPACK in place from order 64 on.
+    numpy's loop copies every matrix and takes twice as long as LAPACK in place from order 64 on,
+    but importing scipy for that takes as long as some 10¹⁰ operations.
     """
-    if stack.shape[1] < _LARGE:
+    count, n, _ = stack.shape
+    work = count * n**3 * (4 if np.iscomplexobj(stack) else 1) / 3
+    if n < _LARGE or work < _WORTH_SCIPY:
         try:
             factors = np.linalg.cholesky(stack)
         except np.linalg.LinAlgError:
