@@ -40,7 +40,9 @@ def _column(name: str, r: Result) -> dict[str, str]:
         upper *= end
     return {
         "lower ends": f"{lower['seconds']:.2f} s",
-        "… faster than the authors (lower)": f"{authors['seconds'] / lower['seconds']:.1f}× (≥ {faster}×)",
+        "… faster than the authors (lower)": (
+            f"{authors['seconds'] / lower['seconds']:.1f}× (≥ {faster}×)"
+        ),
         "… within 1e-3": f"{sum(s <= 1e-3 for s in short.values())} of {len(short)}; "
         f"worst {short[worst]:.1e} ({worst})",
         "… peak memory (lower)": f"{lower['peak_mib']:.0f} MiB",
