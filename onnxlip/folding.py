@@ -390,8 +390,10 @@ def _label(proto: Any) -> str:
 
 
 def _static(kind: Any) -> tuple[int, ...] | None:
-    """The dimensions of a TypeProto, None if any is open."""
+    """The dimensions of a TypeProto, None if any is open (or the type is)."""
     if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+        return None
+    if not kind.tensor_type.elem_type:
         return None
     dims = kind.tensor_type.shape.dim
     if not all(d.HasField("dim_value") for d in dims):

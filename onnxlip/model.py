@@ -72,6 +72,7 @@ def load(
         proto, digest, name, folder = _copy(source)
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{name}: the graph is empty: this is no network; export it again")
+    _refuse_garbled(proto, name)
     _merge_opsets(proto, name)
     constants = _take_initializers(proto, folder, name)
     del proto.graph.value_info[:]
@@ -146,6 +147,38 @@ def _read(path: Path) -> tuple[Any, str]:
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelError(f"{path}: not an ONNX model: it has no graph")
     return proto, hashlib.sha256(data).hexdigest()
+
+
+def _refuse_garbled(proto: Any, name: str) -> None:
+    """A name that is not UTF-8 comes as bytes, which no later step expects."""
+    imports = [*proto.opset_import, *(o for f in proto.functions for o in f.opset_import)]
+    texts = [o.domain for o in imports]
+    texts += _graph_texts(proto.graph)
+    for function in proto.functions:
+        texts += [function.name, function.domain, *function.input, *function.output]
+        texts += [text for node in function.node for text in _node_texts(node)]
+    garbled = next((text for text in texts if not isinstance(text, str)), None)
+    if garbled is not None:
+        raise ModelError(f"{name}: the name {garbled!r} is not UTF-8 text: the file is damaged")
+
+
+def _graph_texts(graph: Any) -> list[Any]:
+    texts = [v.name for v in (*graph.input, *graph.output, *graph.initializer)]
+    texts += [s.values.name for s in graph.sparse_initializer]
+    texts += [
+        d.dim_param for v in graph.input for d in v.type.tensor_type.shape.dim if not d.dim_value
+    ]
+    texts += [e for t in graph.initializer for d in t.external_data for e in (d.key, d.value)]
+    return texts + [text for node in graph.node for text in _node_texts(node)]
+
+
+def _node_texts(node: Any) -> list[Any]:
+    texts = [node.name, node.op_type, node.domain, *node.input, *node.output]
+    for attribute in node.attribute:
+        texts.append(attribute.name)
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            texts += _graph_texts(graph)
+    return texts
 
 
 def _copy(source: Any) -> tuple[Any, str, str, Path | None]:
@@ -267,6 +300,8 @@ def _fix_inputs(
                 f"{name}: input '{value.name}' is a {kind or 'value of unknown type'}, not a tensor"
             )
         tensor = value.type.tensor_type
+        if tensor.elem_type not in helper.get_all_tensor_dtypes():
+            raise ModelError(f"{name}: input '{value.name}' has no element type that onnx knows")
         dims = _dims(value.name, tensor, shapes.get(value.name), name)
         fixed[value.name] = (dims, tensor.elem_type)
         value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, dims))
@@ -361,8 +396,8 @@ def _check(proto: Any, name: str) -> None:
         return  # the checker cannot take it; every later step still validates what it uses
     try:
         checker.check_model(proto)
-    except checker.ValidationError as error:
-        reason = str(error).strip().split("\n\n")[0]
+    except Exception as error:  # ValidationError, and what the C++ checker raises besides
+        reason = str(error).strip().split("\n\n")[0][:400]
         raise ModelError(f"{name}: the model is invalid: {reason}") from None
 
 

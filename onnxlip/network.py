@@ -11,6 +11,7 @@ A nonlinear block is an elementwise function with a slope interval, or one op wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,19 @@ class GainBlock:
         from onnxlip.rounding import add_up
 
         places = [i for i in self.node.variables if self.node.value(i).name == name]
-        return add_up(*(self.form.gain(self.node, i, p, self.boxes) for i in places))
+        gain = add_up(*(self.form.gain(self.node, i, p, self.boxes) for i in places))
+        return gain if len(places) == 1 else min(gain, self.joint(p))
+
+    def joint(self, p: float) -> float:
+        """The gain with respect to all distinct input tensors stacked: one that is read k times
+        moves k positions, whose stacked norm is k^(1/p) times its own."""
+        from onnxlip.rounding import mul_up, norm_up
+
+        if self.form.joint is None:
+            return math.inf
+        names = [self.node.value(i).name for i in self.node.variables]
+        most = max(map(names.count, names))
+        return mul_up(self.form.joint(self.node, p, self.boxes), norm_up([1.0] * most, p))
 
 
 Block = AffineBlock | SlopeBlock | GainBlock

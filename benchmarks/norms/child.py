@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JobError", "run"]
+__all__ = ["JobError", "run", "wait_until_quiet"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +38,21 @@ def run(job: str, timeout: float = 3600.0, **arguments: Any) -> dict[str, Any]:
         raise JobError((done.stderr.strip().splitlines() or ["no message"])[-1])
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+def wait_until_quiet(patience: float, window: float = 1.0, most: float = 0.1) -> None:
+    """Until all processes use at most this part of the cores, or patience ends."""
+    end = time.perf_counter() + patience
+    while time.perf_counter() < end:
+        before = _busy()
+        time.sleep(window)
+        after = _busy()
+        if before is None or after is None or after - before < most * window * _cores():
+            return
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 def _peak_mib() -> float:
@@ -92,7 +107,7 @@ def _main() -> None:
     foreign = 0.0
     if before is not None and after is not None:
         used = time.process_time() - own
-        foreign = max(0.0, after - before - used) / (wall * (os.cpu_count() or 1))
+        foreign = max(0.0, after - before - used) / (wall * _cores())
     result |= {"peak_mib": _peak_mib(), "wall_s": wall, "foreign": foreign}
     print(json.dumps(result))
 

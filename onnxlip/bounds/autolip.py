@@ -87,11 +87,7 @@ def _gain(value: float) -> Bracket:
 def _whole_gain(block: GainBlock, each: Sequence[Bracket], p: float) -> Bracket:
     if len(each) == 1:
         return each[0]
-    best = norm_up((b.upper for b in each), _dual(p))
-    read = [block.node.value(i).name for i in block.node.variables]
-    if block.form.joint is not None and len(set(read)) == len(read) == len(block.inputs):
-        best = min(best, block.form.joint(block.node, p, block.boxes))
-    return _gain(best)
+    return _gain(min(norm_up((b.upper for b in each), _dual(p)), block.joint(p)))
 
 
 def _dual(p: float) -> float:
