@@ -20,7 +20,11 @@ def _linear(node: Node, i: int, o: int) -> LinearMap:
         channels = node.value(2).size
         places = np.arange(channels).reshape(-1, *(1,) * (len(node.y.shape) - 2))
         return selection(np.broadcast_to(places, node.y.shape), channels)
-    kernel = coefficients(node, 1)
+    kernel, groups = coefficients(node, 1), int(node.attribute("group", 1))
+    # Shape inference does not compare these, and a damaged file may hold anything.
+    fits = groups > 0 and kernel.shape[0] % groups == 0
+    fits = fits and kernel.shape[1] * groups == node.x.shape[1]
+    require(fits, node, "its kernel does not fit the channels of its input")
     w = windows(node, kernel.shape[2:])
     require_one_reading(node, w)
     require(min(w.begin) >= 0, node, "negative pads are not supported: use Slice before it")
@@ -32,7 +36,7 @@ def _linear(node: Node, i: int, o: int) -> LinearMap:
             w.strides,
             w.dilations,
             w.begin,
-            groups=node.attribute("group", 1),
+            groups=groups,
             batch=node.y.shape[0],
         )
     )

@@ -20,7 +20,10 @@ def _linear(node: Node, i: int, o: int) -> LinearMap:
         channels = node.value(2).size
         places = np.arange(channels).reshape(-1, *(1,) * (len(node.y.shape) - 2))
         return selection(np.broadcast_to(places, node.y.shape), channels)
-    kernel = coefficients(node, 1)
+    kernel, groups = coefficients(node, 1), int(node.attribute("group", 1))
+    fits = groups > 0 and kernel.shape[0] % groups == 0 and kernel.shape[0] == node.x.shape[1]
+    fits = fits and kernel.shape[1] * groups == node.y.shape[1]
+    require(fits, node, "its kernel does not fit the channels of its input")
     d = kernel.ndim - 2
     strides = tuple(node.attribute("strides") or (1,) * d)
     dilations = tuple(node.attribute("dilations") or (1,) * d)
@@ -34,7 +37,7 @@ def _linear(node: Node, i: int, o: int) -> LinearMap:
             strides,
             dilations,
             begin,
-            groups=node.attribute("group", 1),
+            groups=groups,
             batch=node.y.shape[0],
         )
     ).adjoint
