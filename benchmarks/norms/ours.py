@@ -112,8 +112,9 @@ def _long_lanczos(a: LinearMap, work: Workspace) -> float:
 
 
 def profile(path: Path, seed: int) -> dict[str, Any]:
-    """Every linear map by itself, one thread: kind, shape, bracket; seconds of the lower end alone
-    and of the whole bracket, which may share or skip what the lower end alone computes."""
+    """Every linear map by itself, one thread: kind, shape, bracket; CPU seconds, which a shared
+    machine disturbs least, of the lower end alone and of the whole bracket, which may share or
+    skip what the lower end alone computes."""
     import scipy.linalg  # noqa: F401 (only a BLAS that is loaded already can be limited)
     from threadpoolctl import threadpool_limits
 
@@ -123,16 +124,16 @@ def profile(path: Path, seed: int) -> dict[str, Any]:
     with threadpool_limits(limits=1, user_api="blas"):
         for block in _affine(analysis):
             for name, a in zip(_names(block), block.maps, strict=True):
-                begin = time.perf_counter()
+                begin = time.process_time()
                 spectral_lower(a, Workspace(lowerings, seed=seed))
-                middle = time.perf_counter()
+                middle = time.process_time()
                 found = norms.bracket(a, lowerings, 2, seed=seed)
                 rows.append(
                     {
                         "name": name,
                         "kind": _kind(a),
                         "lower_s": middle - begin,
-                        "bracket_s": time.perf_counter() - middle,
+                        "bracket_s": time.process_time() - middle,
                         "bracket": (found.lower, found.upper),
                         "methods": (found.lower_method, found.upper_method),
                     }

@@ -18,6 +18,7 @@ __all__ = ["main"]
 
 _ARCHITECTURES = ("alexnet", "resnet50", "vgg16")
 _KINDS = ("random", "power-law")
+_QUIET = 0.1  # part of the cores that others may take
 
 
 def main() -> None:
@@ -55,6 +56,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=_KINDS)
     parser.add_argument("--runs", type=int, default=1, help="the fastest of so many, taken in turn")
     parser.add_argument(
+        "--attempts", type=int, default=3, help="at a job, while others take the cores"
+    )
+    parser.add_argument(
         "--patience", type=float, default=60.0, help="seconds to wait for others to become quiet"
     )
     parser.add_argument("--seed", type=int, default=0)
@@ -77,10 +81,20 @@ def _measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         for job in jobs:
             _tell(f"{path.stem}: {job}")
             name = job if job == "authors" else f"ours.{job}"
-            wait_until_quiet(options.patience)
-            found[job].append(run(name, model=str(path), seed=options.seed))
+            found[job] += _undisturbed(name, path, options)
     result: dict[str, Any] = {job: _least(rows) for job, rows in found.items()}
     return result | {"reference": _reference(path, options)}
+
+
+def _undisturbed(name: str, path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Runs of one job until others leave it the machine, or attempts end."""
+    rows: list[dict[str, Any]] = []
+    while len(rows) < options.attempts:
+        wait_until_quiet(options.patience)
+        rows.append(run(name, model=str(path), seed=options.seed))
+        if rows[-1]["foreign"] < _QUIET:
+            break
+    return rows
 
 
 def _least(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -95,7 +95,16 @@ def profile(rows: Sequence[Result], reference: Mapping[str, float]) -> str:
         )
     seconds = [sum(row[k] for row in rows) for k in ("lower_s", "bracket_s")]
     body.append(["total", "", f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", "", "", "", ""])
-    heads = ["map", "kind", "lower, s", "bracket, s", "norm", "short by", "over by", "methods"]
+    heads = [
+        "map",
+        "kind",
+        "lower, CPU s",
+        "bracket, CPU s",
+        "norm",
+        "short by",
+        "over by",
+        "methods",
+    ]
     return _table(heads, body)
 
 
