@@ -82,8 +82,8 @@ class Analysis:
             )
 
         blocks = self.network.blocks
-        maps = [a for b in blocks if isinstance(b, AffineBlock) for a in b.maps]
-        small = all(max(a.rows, a.columns) <= _SMALL for a in maps)
+        shapes = [shape for b in blocks if isinstance(b, AffineBlock) for shape in b.shapes]
+        small = all(max(shape) <= _SMALL for shape in shapes)
         return tuple(side_by_side(one, blocks, lambda b: b.name, progress, small))
 
     def report(self, progress: Progress | None = None) -> Report:

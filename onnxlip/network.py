@@ -11,9 +11,11 @@ A nonlinear block is an elementwise function with a slope interval, or one op wi
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +36,37 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class AffineBlock:
-    """output = Σ_j maps[j] · inputs[j] + const, on flattened tensors."""
+    """output = Σ_j maps[j] · inputs[j] + const, on flattened tensors.
+
+    shapes: (rows, columns) of every map, from the tensors' sizes.
+    compose: makes the maps; the rules have been asked for every factor before, so that it fails
+    only where a map's own algebra does.
+
+    A block holds no map. Folded kernels are float64 and index maps are as large as tensors: all
+    blocks' together are several times the weights in the file, while norms are taken of one
+    block after the other.
+    """
 
     name: str
     nodes: tuple[str, ...]
     ops: tuple[str, ...]
     inputs: tuple[str, ...]
     output: str
-    maps: tuple[LinearMap, ...]
+    shapes: tuple[tuple[int, int], ...]
+    compose: Callable[[], tuple[LinearMap, ...]] = field(repr=False)
+    _alive: list[ref[LinearMap]] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def maps(self) -> tuple[LinearMap, ...]:
+        """The linear map of every input, composed anew unless somebody still holds them: keep
+        them in a variable while they are used."""
+        held = [known() for known in self._alive]
+        found = [a for a in held if a is not None]
+        if len(found) < len(self.inputs):
+            made = self.compose()
+            found = [b if a is None else a for a, b in zip(held or made, made, strict=True)]
+            self._alive[:] = map(ref, found)
+        return tuple(found)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -190,7 +215,7 @@ def _box(constant: npt.NDArray[np.generic] | None, box: Box | None) -> Box:
 
 
 class _Parts:
-    """Cuts the affine nodes into trees and composes each into maps."""
+    """Cuts the affine nodes into trees, and says how each is composed."""
 
     def __init__(
         self,
@@ -241,34 +266,98 @@ class _Parts:
 
     def affine_blocks(self) -> list[AffineBlock]:
         """All affine blocks, neighbours that only each other reads composed."""
-        partial: dict[str, tuple[dict[str, LinearMap], tuple[str, ...]]] = {}
+        partial: dict[str, _Part] = {}
         for node in self.affine:
             for o, y in enumerate(node.outputs):
-                if y.name not in self.made or not self.uses.get(y.name):
-                    continue
-                maps: dict[str, LinearMap] = {}
-                names: list[str] = []
-                for i in node.variables:
-                    source = node.value(i).name
-                    if source in self.held:
-                        continue
-                    outer = self._map(node, i, o)
-                    if self._interior(source):
-                        inner, before = partial.pop(source)
-                        names += before
-                        for leaf, b in inner.items():
-                            _accumulate(maps, leaf, outer @ b)
-                    else:
-                        _accumulate(maps, source, outer)
-                partial[y.name] = (maps, (*dict.fromkeys(names), node.name))
-        self._compose_chains(partial)
-        return [self._block(t, maps, names) for t, (maps, names) in partial.items()]
+                if y.name in self.made and self.uses.get(y.name):
+                    partial[y.name] = self._part(self._step(node, o), partial)
+        self._join_chains(partial)
+        return [self._block(tensor, part) for tensor, part in partial.items()]
 
-    def _map(self, node: Node, i: int, o: int) -> LinearMap:
+    def _step(self, node: Node, o: int) -> _Step:
         form = self.graph.rules[node.name].rule.form
         assert isinstance(form, Affine)
+        names = [(i, node.value(i).name) for i in node.variables]
+        reads = [(i, name, self._interior(name)) for i, name in names if name not in self.held]
+        return _Step(node, o, form, tuple(reads))
+
+    def _part(self, step: _Step, partial: dict[str, _Part]) -> _Part:
+        """The step with all that is before it. Every factor is made once, checked and dropped:
+        a rule that fails is told before any norm is taken, and factors cost little, as they
+        refer to the weights; composing them is what takes time and memory."""
+        leaves: dict[str, None] = {}
+        names: list[str] = []
+        steps: list[_Step | _Joint] = []
+        for i, source, interior in step.reads:
+            step.factor(i)
+            before = partial.pop(source) if interior else _Part((source,), (), ())
+            leaves |= dict.fromkeys(before.leaves)
+            names += before.names
+            steps += before.steps
+        return _Part(tuple(leaves), (*dict.fromkeys(names), step.node.name), (*steps, step))
+
+    def _join_chains(self, partial: dict[str, _Part]) -> None:
+        """A block that one other affine block alone reads becomes part of it."""
+        for tensor in list(partial):
+            for leaf in partial[tensor].leaves:
+                uses = self.uses.get(leaf, [])
+                readers = (
+                    [t for t, part in partial.items() if leaf in part.leaves]
+                    if leaf in partial
+                    else []
+                )
+                if leaf not in partial or None in uses or readers != [tensor]:
+                    continue
+                before, part = partial.pop(leaf), partial[tensor]
+                kept = [name for name in part.leaves if name != leaf]
+                partial[tensor] = _Part(
+                    tuple(dict.fromkeys((*kept, *before.leaves))),
+                    tuple(dict.fromkeys((*before.names, *part.names))),
+                    (*before.steps, *part.steps, _Joint(tensor, leaf)),
+                )
+
+    def _block(self, tensor: str, part: _Part) -> AffineBlock:
+        heaviest = max(part.names, key=lambda name: self.weight[name])
+        ops = tuple(self.ops[name] for name in part.names)
+        rows, sizes = self._size(tensor), map(self._size, part.leaves)
+        shapes = tuple((rows, columns) for columns in sizes)
+        compose = functools.partial(_compose, part.steps, part.leaves)
+        return AffineBlock(heaviest, part.names, ops, part.leaves, tensor, shapes, compose)
+
+    def _size(self, tensor: str) -> int:
+        return self.graph.values[tensor].size
+
+
+Maps = dict[str, LinearMap]  # one tensor as a function of others: by their names
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One output of an affine node. reads: position, tensor, and whether that tensor is interior
+    to the block, so that a step before has made its maps."""
+
+    node: Node
+    o: int
+    form: Affine
+    reads: tuple[tuple[int, str, bool], ...]
+
+    def run(self, known: dict[str, Maps]) -> None:
+        """known[output] = Σ_i A_oi · (known[input i], or input i itself)."""
+        maps: Maps = {}
+        for i, source, interior in self.reads:
+            outer = self.factor(i)
+            if not interior:
+                _accumulate(maps, source, outer)
+                continue
+            for leaf, inner in known.pop(source).items():
+                _accumulate(maps, leaf, outer @ inner)
+        known[self.node.outputs[self.o].name] = maps
+
+    def factor(self, i: int) -> LinearMap:
+        """A_oi. Raises RuleError where the rule fails, or gives a map of another shape."""
+        node, o = self.node, self.o
         try:
-            outer = form.linear(node, i, o)
+            outer = self.form.linear(node, i, o)
         except OnnxlipError:
             raise
         except Exception as error:  # a user's rule may fail in any way; say which
@@ -284,35 +373,41 @@ class _Parts:
             )
         return outer
 
-    def _compose_chains(
-        self, partial: dict[str, tuple[dict[str, LinearMap], tuple[str, ...]]]
-    ) -> None:
-        """A block that one other affine block alone reads becomes part of it."""
-        for tensor in list(partial):
-            maps, names = partial[tensor]
-            for leaf in list(maps):
-                uses = self.uses.get(leaf, [])
-                readers = (
-                    [t for t, (m, _) in partial.items() if leaf in m] if leaf in partial else []
-                )
-                if leaf not in partial or None in uses or readers != [tensor]:
-                    continue
-                inner, before = partial.pop(leaf)
-                outer = maps.pop(leaf)
-                for source, b in inner.items():
-                    _accumulate(maps, source, outer @ b)
-                names = (*dict.fromkeys((*before, *names)),)
-            partial[tensor] = (maps, names)
 
-    def _block(
-        self, tensor: str, maps: Mapping[str, LinearMap], names: tuple[str, ...]
-    ) -> AffineBlock:
-        heaviest = max(names, key=lambda name: self.weight[name])
-        ops = tuple(self.ops[name] for name in names)
-        return AffineBlock(heaviest, names, ops, tuple(maps), tensor, tuple(maps.values()))
+@dataclass(frozen=True)
+class _Joint:
+    """A whole block before another one, which alone reads its output `leaf`, maybe in several
+    places: their sum is composed, not each."""
+
+    tensor: str
+    leaf: str
+
+    def run(self, known: dict[str, Maps]) -> None:
+        maps = known[self.tensor]
+        outer = maps.pop(self.leaf)
+        for source, inner in known.pop(self.leaf).items():
+            _accumulate(maps, source, outer @ inner)
 
 
-def _accumulate(maps: dict[str, LinearMap], leaf: str, a: LinearMap) -> None:
+@dataclass(frozen=True)
+class _Part:
+    """A block before its maps are made: the tensors it reads, its nodes, and the way there."""
+
+    leaves: tuple[str, ...]
+    names: tuple[str, ...]
+    steps: tuple[_Step | _Joint, ...]
+
+
+def _compose(steps: Sequence[_Step | _Joint], leaves: Sequence[str]) -> tuple[LinearMap, ...]:
+    """The maps of the last step's tensor, in the order of the leaves."""
+    known: dict[str, Maps] = {}
+    for step in steps:
+        step.run(known)
+    (maps,) = known.values()
+    return tuple(maps[leaf] for leaf in leaves)
+
+
+def _accumulate(maps: Maps, leaf: str, a: LinearMap) -> None:
     maps[leaf] = maps[leaf] + a if leaf in maps else a
 
 

@@ -29,7 +29,7 @@ def _affine(analysis: Analysis) -> list[AffineBlock]:
 
 def _names(block: AffineBlock) -> list[str]:
     """One name per linear map: the block's own, with its inputs' where there are several."""
-    if len(block.maps) == 1:
+    if len(block.inputs) == 1:
         return [block.name]
     return [f"{block.name} ← {source}" for source in block.inputs]
 

@@ -58,9 +58,10 @@ def measure(
 ) -> BlockNorm:
     """The norms of one block. `bracket` and `joint` say those of linear maps."""
     if isinstance(block, AffineBlock):
-        each = tuple(bracket(a) for a in block.maps)
-        whole = each[0] if len(each) == 1 else joint(block.maps, each)
-        return BlockNorm(each, whole, len(each) > 1 and overlap(block.maps) <= 1)
+        maps = block.maps  # composed here, and dropped with this call
+        each = tuple(bracket(a) for a in maps)
+        whole = each[0] if len(each) == 1 else joint(maps, each)
+        return BlockNorm(each, whole, len(each) > 1 and overlap(maps) <= 1)
     if isinstance(block, SlopeBlock):
         gain = _slope_gain(block)
         return BlockNorm((gain,) * len(block.inputs), gain)

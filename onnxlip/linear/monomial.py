@@ -66,12 +66,17 @@ class Monomial(LinearMap):
         read = self.index[self.index >= 0]
         return bool(np.bincount(read, minlength=1).max(initial=0) <= 1)
 
-    @cached_property
+    @property
     def adjoint(self) -> LinearMap:
         if self.index is None:
             return self
-        if not self.injective:
-            return Transposed(self)
+        # Neither is kept: a map that holds itself would wait for the garbage collector.
+        return self._mirror if self.injective else Transposed(self)
+
+    @cached_property
+    def _mirror(self) -> Monomial:
+        """The adjoint of an injective map: y_{π(i)} = w_i x_i."""
+        assert self.index is not None
         where = np.full(self.n, -1, np.int64)
         kept = np.flatnonzero(self.index >= 0)
         where[self.index[kept]] = kept
