@@ -9,7 +9,9 @@ is converted to operator set 21 or left at a newer one.
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy.typing as npt
 
 from onnxlip.errors import ModelError, ShapeError, UsageError
 from onnxlip.rules import Amendment
+from onnxlip.wire import Bytes, without_weights
 
 __all__ = ["OPSET", "Model", "has_subgraph", "load", "reads"]
 
@@ -66,15 +69,16 @@ def load(
     folder: Path | None
     if isinstance(source, (str, Path)):
         path = Path(source)
-        proto, digest = _read(path)
+        proto, weights, digest = _read(path)
         name, folder = path.name, path.parent
     else:
-        proto, digest, name, folder = _copy(source)
+        proto, weights, digest = _copy(source)
+        name, folder = proto.graph.name or "model", None
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{name}: the graph is empty: this is no network; export it again")
     _refuse_garbled(proto, name)
     _merge_opsets(proto, name)
-    constants = _take_initializers(proto, folder, name)
+    constants = _take_initializers(proto, weights, folder, name)
     del proto.graph.value_info[:]
     inputs = _fix_inputs(proto, dict(shapes or {}), name)
     proto = _inline(proto, name)
@@ -121,32 +125,44 @@ def reads(proto: Any) -> list[str]:
 # ── reading ───────────────────────────────────────────────────────────────────────────────
 
 
-def _read(path: Path) -> tuple[Any, str]:
-    import hashlib
-
+def _read(path: Path) -> tuple[Any, list[Bytes | None], str]:
     from google.protobuf.message import DecodeError
-    from onnx import ModelProto
 
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            # What comes through a pipe can be read but once.
+            parsed = _parse(file if file.seekable() else io.BytesIO(file.read()))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise ModelError(f"{path}: this is a folder, not an ONNX file") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    if not data:
-        raise ModelError(f"{path}: the file is empty")
-    proto = ModelProto()
-    try:
-        proto.ParseFromString(data)
     except DecodeError as error:
         raise ModelError(
             f"{path}: not an ONNX file, or a truncated one (protobuf: {error})"
         ) from None
+    if parsed is None:
+        raise ModelError(f"{path}: the file is empty")
+    proto = parsed[0]
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelError(f"{path}: not an ONNX model: it has no graph")
-    return proto, hashlib.sha256(data).hexdigest()
+    return parsed
+
+
+def _parse(file: io.BufferedIOBase) -> tuple[Any, list[Bytes | None], str] | None:
+    """The model without its large initializers' data, these data, and the digest of it all."""
+    import hashlib
+
+    from onnx import ModelProto
+
+    plain, weights = without_weights(file)
+    if not plain:
+        return None
+    proto = ModelProto()
+    proto.ParseFromString(plain)
+    file.seek(0)
+    return proto, weights, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_garbled(proto: Any, name: str) -> None:
@@ -181,17 +197,13 @@ def _node_texts(node: Any) -> list[Any]:
     return texts
 
 
-def _copy(source: Any) -> tuple[Any, str, str, Path | None]:
-    import hashlib
-
+def _copy(source: Any) -> tuple[Any, list[Bytes | None], str]:
     from onnx import ModelProto
 
     if not isinstance(source, ModelProto):
         raise UsageError(f"a model is a path or an onnx.ModelProto, not {type(source).__name__}")
-    proto = ModelProto()
-    proto.CopyFrom(source)
-    digest = hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
-    return proto, digest, proto.graph.name or "model", None
+    data = source.SerializeToString(deterministic=True)
+    return _parse(io.BytesIO(data)) or (ModelProto(), [], "")
 
 
 def _merge_opsets(proto: Any, name: str) -> None:
@@ -208,17 +220,20 @@ def _merge_opsets(proto: Any, name: str) -> None:
         proto.opset_import.add(domain=domain, version=version)
 
 
-def _take_initializers(proto: Any, folder: Path | None, name: str) -> dict[str, Array]:
-    """Move all initializers out of the graph, exactly."""
-    from onnx import TensorProto, numpy_helper
+def _take_initializers(
+    proto: Any, weights: list[Bytes | None], folder: Path | None, name: str
+) -> dict[str, Array]:
+    """Move all initializers out of the graph, exactly. weights: the raw data of those whose data
+    were not parsed."""
+    from onnx import TensorProto
 
     constants: dict[str, Array] = {}
-    for tensor in proto.graph.initializer:
+    for k, tensor in enumerate(proto.graph.initializer):
         if tensor.data_location == TensorProto.EXTERNAL:
             constants[tensor.name] = _external(tensor, folder, name)
             continue
         try:
-            constants[tensor.name] = numpy_helper.to_array(tensor)
+            constants[tensor.name] = _embedded(tensor, weights[k] if weights else None)
         except Exception as error:  # the helper fails in many ways on broken tensors
             raise ModelError(f"{name}: initializer '{tensor.name}' is broken: {error}") from None
     for sparse in proto.graph.sparse_initializer:
@@ -229,6 +244,26 @@ def _take_initializers(proto: Any, folder: Path | None, name: str) -> dict[str, 
     del proto.graph.input[:]
     proto.graph.input.extend(kept)
     return constants
+
+
+def _embedded(tensor: Any, data: Bytes | None) -> Array:
+    """An initializer's data, which are not copied where the file holds them as they are."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if data is None:
+        return numpy_helper.to_array(tensor)
+    kind = np.dtype(np.void)
+    if tensor.data_type in helper.get_all_tensor_dtypes():
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    # Narrower types than bfloat16 may be packed into parts of bytes.
+    plain = kind.isbuiltin == 1 or tensor.data_type == TensorProto.BFLOAT16
+    plain = plain and not tensor.HasField("segment") and sys.byteorder == "little"
+    if not plain or data.nbytes != math.prod(tensor.dims) * kind.itemsize:
+        tensor.raw_data = data.tobytes()
+        return numpy_helper.to_array(tensor)
+    array = data.view(kind).reshape(tuple(tensor.dims))
+    array.setflags(write=False)
+    return array
 
 
 def _dense(sparse: Any) -> Array:
