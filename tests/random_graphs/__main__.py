@@ -1,0 +1,33 @@
+"""A longer hunt: `python -m tests.random_graphs FIRST LAST` tells the seeds that fail, and how."""
+
+import sys
+import traceback
+import warnings
+from collections import Counter
+
+from tests.random_graphs.check import check
+
+
+def main(first: int, last: int) -> int:
+    warnings.filterwarnings("error", module="onnxlip")  # as in the configuration of pytest
+    seen: Counter[str] = Counter()
+    for seed in range(first, last):
+        try:
+            outcome = check(seed)
+        except Exception as error:
+            seen["crashes"] += 1
+            print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
+            traceback.print_exc(limit=-4)
+            continue
+        seen["refused" if outcome.refusal else "analysed"] += 1
+        seen["bounds that a quotient comes near"] += outcome.reached > 0.9
+        if outcome.exceeding:
+            seen["bounds exceeded"] += 1
+            ops = " ".join(node.op_type for node in outcome.model.graph.node)
+            print(f"seed {seed}: {outcome.exceeding[0]}; ops: {ops}", flush=True)
+    print(", ".join(f"{what}: {count}" for what, count in seen.items()))
+    return int(bool(seen["crashes"] or seen["bounds exceeded"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
