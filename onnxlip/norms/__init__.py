@@ -1,7 +1,7 @@
 """Certified brackets of operator norms. This package knows linear maps and no op.
 
 brackets ── upper ── torus ── symbol        convolutions
-         │        │  └─ confined            … on small images
+         │        │  └─ border              … its border released: modes, border_search, frame
          │        ├─ dense ── definite      matrices, and what can be written out as one
          │        └─ structure              isometries, disjoint branches
          ├─ lower ── krylov, lifting        quotients at searched vectors

@@ -23,7 +23,8 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,13 +107,15 @@ class Shifts:
     """A kernel by shifts: parts[q] is K_q, over all groups.
 
     places: (p, d) shifts, divided by their common step per axis; parts: (p, groups, c_out, c_in ·
-    phases); steps: the common divisors; degrees: the largest shift per axis.
+    phases); steps: the common divisors; degrees: the largest shift per axis; phases: per axis, what
+    a tap may read between two shifts.
     """
 
     places: Ints
     parts: Floats
     steps: tuple[int, ...]
     degrees: tuple[int, ...]
+    phases: tuple[tuple[int, ...], ...]
 
 
 def shifts(grouped: Floats, strides: tuple[int, ...], dilations: tuple[int, ...]) -> Shifts:
@@ -123,7 +126,7 @@ def shifts(grouped: Floats, strides: tuple[int, ...], dilations: tuple[int, ...]
         [divmod(d * t, s) for t in range(k)]
         for k, s, d in zip(taps, strides, dilations, strict=True)
     ]
-    phases = [sorted({f for _, f in axis}) for axis in reads]
+    phases = tuple(tuple(sorted({f for _, f in axis})) for axis in reads)
     order = {f: j for j, f in enumerate(itertools.product(*phases))}
     found: dict[tuple[int, ...], Floats] = {}
     flat = grouped.reshape(g, c_out, c_in, -1)
@@ -136,7 +139,7 @@ def shifts(grouped: Floats, strides: tuple[int, ...], dilations: tuple[int, ...]
     parts = np.stack(list(found.values())).reshape(len(found), g, c_out, c_in * len(order))
     steps = tuple(int(np.gcd.reduce(column)) or 1 for column in places.T)
     places //= np.array(steps)
-    return Shifts(places, parts, steps, tuple(int(column.max()) for column in places.T))
+    return Shifts(places, parts, steps, tuple(int(column.max()) for column in places.T), phases)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,15 +162,34 @@ class Symbol:
 
     def grams(self, grid: Grid, sites: Ints) -> npt.NDArray[np.complex128]:
         """Ĝ at these sites, (sites, n, n), exactly Hermitian."""
-        t, n, _ = self.correlations.shape
         cos, sin = grid.phases(sites, self.lags)
-        flat = self.correlations.reshape(t, n * n)
-        gram = np.empty((len(sites), n, n), np.complex128)
-        x = (cos @ flat).reshape(-1, n, n)
-        np.add(x, x.transpose(0, 2, 1), out=gram.real)
-        y = (sin @ flat).reshape(-1, n, n)
-        np.subtract(y, y.transpose(0, 2, 1), out=gram.imag)
-        return gram
+        return _hermitian(self.correlations, cos, sin, np.complex128)
+
+    def estimates(self, grid: Grid, sites: Ints) -> npt.NDArray[np.complex64]:
+        """Ĝ/unit² in single precision, for searches."""
+        cos, sin = (x.astype(np.float32) for x in grid.phases(sites, self.lags))
+        return _hermitian(self._single, cos, sin, np.complex64)
+
+    @cached_property
+    def unit(self) -> float:
+        """A power of two near √cap: Ĝ/unit² is at most 1, as single precision has a short range."""
+        return 2.0 ** (math.frexp(self.cap)[1] // 2 + 1)
+
+    @cached_property
+    def _single(self) -> npt.NDArray[np.float32]:
+        return (self.correlations * self.unit**-2).astype(np.float32)
+
+
+def _hermitian(correlations: npt.NDArray[Any], cos: Any, sin: Any, kind: Any) -> npt.NDArray[Any]:
+    """Σ_τ cos(ω·τ) R_τ + its transpose, and i times the same of sines less it."""
+    t, n, _ = correlations.shape
+    flat = correlations.reshape(t, n * n)
+    gram: npt.NDArray[Any] = np.empty((len(cos), n, n), kind)
+    x = (cos @ flat).reshape(-1, n, n)
+    np.add(x, x.transpose(0, 2, 1), out=gram.real)
+    y = (sin @ flat).reshape(-1, n, n)
+    np.subtract(y, y.transpose(0, 2, 1), out=gram.imag)
+    return gram
 
 
 def autocorrelation(places: Ints, parts: Floats) -> Symbol:

@@ -38,10 +38,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxlip.linear import Convolution
-from onnxlip.norms.confined import confined_square
+from onnxlip.norms.border import border_square
 from onnxlip.norms.definite import proved_margin
 from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, exponent_of, float64, rescaled
+from onnxlip.norms.frame import frame
 from onnxlip.norms.krylov import ritz, ritz_values
 from onnxlip.norms.symbol import Grid, Shifts, Symbol, autocorrelation, roots, shifts
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
@@ -58,6 +59,7 @@ _BUDGET = 4e9  # floating-point operations per group above which a coarser grid 
 _GENEROUS = 20  # … times so much for a grid whose loss is within tolerance
 _LOSSES = (5e-4, 1e-3, 2.5e-3, 5e-3)  # relative losses per axis that a coarser grid may have
 _SLACK = 2.0**-38  # how far s² lies above the maximum that was found
+_SHARPENED = 64  # groups with one channel on a side that `border` is asked for, at most
 _ROOT2 = up(math.sqrt(2.0))
 
 
@@ -125,14 +127,17 @@ def torus_bound(conv: Convolution, effort: Effort = Effort()) -> TorusBound | No
     p, _, m, k = shifted.parts.shape
     if p == 1:
         found = _one_shift(shifted)
-    elif min(m, k) == 1:
-        found = _scalar(shifted, *_grid_shape(shifted, shape, p, 1, effort.tolerance))
     else:
-        lags = math.prod(2 * n + 1 for n in shifted.degrees) // 2 + 1
+        lags = p if min(m, k) == 1 else math.prod(2 * n + 1 for n in shifted.degrees) // 2 + 1
         if lags * min(m, k) ** 2 > min(_MEMORY, effort.entries):
             return None
-        grid = _grid_shape(shifted, shape, lags, min(m, k), effort.tolerance)
-        found = _sharpest(conv, shifted, *grid, effort, exponent)
+        grid, factor = _grid_shape(shifted, shape, lags, min(m, k), effort.tolerance)
+        goal = math.ldexp(effort.known(), -exponent) * (1.0 + effort.tolerance)
+        sharper = None
+        if effort.columns and factor == 1.0 and goal > 0:
+            sharper = _Sharper(conv, shifted, shape, goal, effort)
+        bound = _scalar if min(m, k) == 1 else _matrices
+        found = bound(shifted, grid, factor, sharper)
     upper = rescaled(Enclosure(0.0, found.upper), exponent).upper
     return TorusBound(upper, found.group, found.method)
 
@@ -176,7 +181,49 @@ def _grids(shape: tuple[int, ...]) -> list[Grid]:
     return [Grid(shape, twist) for twist in itertools.product(*choices)]
 
 
-def _scalar(shifted: Shifts, shape: tuple[int, ...], factor: float) -> TorusBound:
+@dataclass(frozen=True)
+class _Sharper:
+    """What to do with a group of channels whose torus is above `goal`: `border`."""
+
+    conv: Convolution
+    shifted: Shifts
+    shape: tuple[int, ...]
+    goal: float
+    effort: Effort
+
+    def bound(self, group: int, symbol: Symbol) -> TorusBound:
+        """The torus's bound of one group, or that of `border` where it is not within tolerance."""
+        grid, peak = _Search(symbol).best_grid(_grids(self.shape))
+        limit, certain = self.goal * self.goal, None
+        if peak <= limit:  # then the torus is perhaps as close as is asked for
+            certain = _certify_on(symbol, grid, peak, 0.0, limit)
+        if certain is None:
+            of = frame(self.conv, _outputs(self.conv), self.shifted, group, symbol, grid)
+            square = border_square(of, limit, peak, self.effort.columns, self.effort.entries)
+            if math.isfinite(square) and (square <= peak or peak <= limit):
+                return TorusBound(sqrt_up(square), group, "torus, border released")
+            certain = _certify_on(symbol, grid, peak, 0.0, math.inf)
+        assert certain is not None
+        square, margin = certain
+        upper = sqrt_up(add_up(square, margin, symbol.error, UNDERFLOW))
+        return TorusBound(upper, group, _method(1.0))
+
+    def largest(self, groups: Ints, others: float) -> TorusBound:
+        """The largest bound of these groups, in this order; `others` bounds all the rest."""
+        found = TorusBound(others, int(groups[0]), _method(1.0))
+        for j in groups:
+            symbol = autocorrelation(self.shifted.places, self.shifted.parts[:, j])
+            if symbol.cap <= mul_up(found.upper, found.upper):
+                continue
+            here = self.bound(int(j), symbol)
+            if here.upper > found.upper:
+                found = here
+        return found
+
+
+def _scalar(
+    shifted: Shifts, shape: tuple[int, ...], factor: float, sharper: _Sharper | None = None
+) -> TorusBound:
     """Groups with one channel on a side: K̂ is a vector, and every frequency is evaluated.
 
     Re K̂_f and Im K̂_f are sums of p products with cos and sin within 4du, so K̂_f errs by
@@ -196,19 +243,32 @@ def _scalar(shifted: Shifts, shape: tuple[int, ...], factor: float) -> TorusBoun
             best = np.maximum(best, squares.reshape(-1, g, r).sum(axis=2).max(axis=0))
         worst = np.minimum(worst, best)
     sums = np.abs(taps).sum(axis=0).reshape(g, r)
-    group = int(worst.argmax())
-    value = sqrt_up(add_up(mul_up(float(worst[group]), up(1.0 + gamma(2 * r + 2))), UNDERFLOW))
     sizes = mul_up(sqrt_up(float((sums**2).sum(axis=1).max())), up(1.0 + gamma(p + r + 3)))
     error = mul_up(_ROOT2, gamma(p + 4 * len(shape)), sizes)
-    return TorusBound(mul_up(add_up(value, error), factor), group, _method(factor))
+
+    def bound(square: float) -> float:
+        root = sqrt_up(add_up(mul_up(square, up(1.0 + gamma(2 * r + 2))), UNDERFLOW))
+        return mul_up(add_up(root, error), factor)
+
+    order = np.argsort(-worst, kind="stable")
+    if sharper is not None and bound(float(worst[order[0]])) > sharper.goal:
+        above = order[:_SHARPENED][worst[order[:_SHARPENED]] > 0.99 * sharper.goal**2]
+        rest = float(worst[order[len(above)]]) if len(above) < g else 0.0
+        if len(above) and bound(rest) <= sharper.goal:
+            return sharper.largest(above, bound(rest))
+    return TorusBound(bound(float(worst[order[0]])), int(order[0]), _method(factor))
 
 
-def _matrices(shifted: Shifts, shape: tuple[int, ...], factor: float) -> TorusBound:
+def _matrices(
+    shifted: Shifts, shape: tuple[int, ...], factor: float, sharper: _Sharper | None = None
+) -> TorusBound:
     """Groups in the order of their size; all are shown to stay below one square."""
-    sizes = np.square(shifted.parts).sum(axis=(0, 2, 3))
+    order = np.argsort(-np.square(shifted.parts).sum(axis=(0, 2, 3)), kind="stable")
+    if sharper is not None:
+        return sharper.largest(order, 0.0)
     square = margin = error = 0.0
-    best = 0
-    for j in np.argsort(-sizes, kind="stable"):
+    best = int(order[0])
+    for j in order:
         symbol = autocorrelation(shifted.places, shifted.parts[:, j])
         if symbol.cap <= square:
             continue
@@ -220,50 +280,18 @@ def _matrices(shifted: Shifts, shape: tuple[int, ...], factor: float) -> TorusBo
     return TorusBound(mul_up(upper, factor), best, _method(factor))
 
 
-def _sharpest(
-    conv: Convolution,
-    shifted: Shifts,
-    shape: tuple[int, ...],
-    factor: float,
-    effort: Effort,
-    exponent: int,
-) -> TorusBound:
-    """The torus's bound, or for one group that of `confined` where it is not within tolerance."""
-    _, groups, m, k = shifted.parts.shape
-    # Phases of a strided input begin at different places, so that side can not be confined.
-    confined = groups == 1 and (m <= k or math.prod(conv.strides) == 1)
-    if not (effort.columns and confined) or factor != 1.0:
-        return _matrices(shifted, shape, factor)
-    symbol = autocorrelation(shifted.places, shifted.parts[:, 0])
-    grid, peak = _Search(symbol).best_grid(_grids(shape))
-    goal = math.ldexp(effort.known(), -exponent) * (1.0 + effort.tolerance)
-    found = None
-    if peak <= goal * goal:  # else the torus's maximum need not be known
-        found = _bound_of(symbol, *_certify_on(symbol, grid, peak, 0.0), factor)
-        if found.upper <= goal:
-            return found
-    size = conv.in_spatial if m > k else _outputs(conv)
-    lengths = tuple(
-        min(-(-n // g), side) for n, g, side in zip(size, shifted.steps, shape, strict=True)
-    )
-    square = confined_square(symbol, grid, lengths, goal * goal, effort.columns)
-    if math.isfinite(square):
-        return TorusBound(sqrt_up(square), 0, "confined modes")
-    return found or _bound_of(symbol, *_certify_on(symbol, grid, peak, 0.0), factor)
-
-
-def _bound_of(symbol: Symbol, square: float, margin: float, factor: float) -> TorusBound:
-    upper = sqrt_up(add_up(square, margin, symbol.error, UNDERFLOW))
-    return TorusBound(mul_up(upper, factor), 0, _method(factor))
-
-
 def _certify(symbol: Symbol, shape: tuple[int, ...], floor: float) -> tuple[float, float]:
     """(s², μ) with λmax(Ĝ(ω)) ≤ s² + μ at all sites of the grid with the best twist; s² ≥ floor."""
-    return _certify_on(symbol, *_Search(symbol).best_grid(_grids(shape)), floor)
+    found = _certify_on(symbol, *_Search(symbol).best_grid(_grids(shape)), floor, math.inf)
+    assert found is not None
+    return found
 
 
-def _certify_on(symbol: Symbol, grid: Grid, peak: float, floor: float) -> tuple[float, float]:
-    """The same on one grid, where `peak` is thought to be the largest eigenvalue."""
+def _certify_on(
+    symbol: Symbol, grid: Grid, peak: float, floor: float, limit: float
+) -> tuple[float, float] | None:
+    """The same on one grid, where `peak` is thought to be the largest eigenvalue; None once s²
+    would have to be above `limit`."""
     square, margin = max(floor, peak * (1.0 + _SLACK)), 0.0
     sites = grid.half()
     step = max(1, _CHUNK // symbol.order**2)
@@ -271,6 +299,8 @@ def _certify_on(symbol: Symbol, grid: Grid, peak: float, floor: float) -> tuple[
         grams = symbol.grams(grid, sites[i : i + step])
         square, slack = _prove(_unproved(grams, square), square)
         margin = max(margin, slack)
+        if square > limit * (1.0 + 2 * _SLACK):
+            return None
     return square, margin
 
 

@@ -1,0 +1,275 @@
+"""Good U and T for `border`: block conjugate gradients in single precision. Estimates only.
+
+With D = U − V (zero on the image), K(D, T) = TᴴT + YᴴB⁻¹Y with Y = V + D − CT is quadratic in the
+columns (D, T), and H(D, T) = (QB⁻¹(D − CT), T − F̄CᴴB⁻¹(D − CT)) is positive definite: the minimum,
+in Loewner's order, solves H(D, T) = −(QB⁻¹V, −F̄CᴴB⁻¹V). From directions P with PᵀHP = I the step
+α = PᵀR, R the residual, is the best for all columns together and leaves K − αᵀα: so K is known
+without another product (block conjugate gradients, O'Leary 1980). After the first steps few
+columns are in the way of K ⪯ I; directions are made for those alone, as seen in eigenvectors of
+K, and serve all. H is preconditioned by the mean over ω of B⁻¹ and of I + K̂ᴴB⁻¹K̂, which is what it
+would be if places beyond the image did not see each other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxlip.norms.frame import Frame
+from onnxlip.norms.modes import Modes
+
+__all__ = ["Release", "released"]
+
+Floats = npt.NDArray[np.float32]
+Complex = npt.NDArray[np.complex64]
+
+_STEPS = 10
+_DONE = 0.998  # κ below this is clear of what single precision can not tell
+_ACTIVE = 0.8  # columns of K with less than this are in nobody's way
+_SAMPLES = 6  # sites that the preconditioner of T is made of
+_CHUNK = 1 << 20  # complex entries held at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """D (places, n, k) in units of `unit`, T (places, r, k), and κ as far as known, at s²."""
+
+    inner: Floats
+    outer: Floats
+    unit: float
+    square: float
+    top: float
+    slope: float
+
+    def raised(self) -> Release | None:
+        """The same columns at a larger s², where κ should be below 1; None without hope."""
+        if not math.isfinite(self.top):
+            return None
+        step = max(0.0, self.top - _DONE) / self.slope if self.slope > 0 else 0.0
+        square = self.square + max(1.5 * step, 2e-4 * self.square)
+        return Release(self.inner, self.outer, self.unit, square, 0.0, self.slope)
+
+
+def released(frame: Frame, modes: Modes, square: float, entries: int) -> Release | None:
+    """Columns that make κ as small as a few steps can, or None where B is not definite."""
+    try:
+        return _Search(frame, modes, square, entries).run()
+    except np.linalg.LinAlgError:
+        return None
+
+
+@dataclass(eq=False)
+class _Search:
+    frame: Frame
+    modes: Modes
+    square: float
+    entries: int
+    unit: float = field(init=False)
+    _inverses: dict[int, Complex] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        f = self.frame
+        self.unit = f.symbol.unit  # s² becomes a number that single precision likes
+        size = 1.0 / math.sqrt(math.prod(f.grid.shape))
+        self._waves = [
+            [(x * size).astype(np.float32) for x in f.grid.phases(f.sites, places)]
+            for places in (f.beyond_inner, f.beyond_outer)
+        ]
+        self._keep = 2 * len(f.sites) * f.symbol.order**2 <= self.entries
+
+    # ── at some sites ─────────────────────────────────────────────────────────────────────
+
+    def _inverse(self, chunk: slice) -> Complex:
+        """B⁻¹, (sites, n, n)."""
+        if self._keep and chunk.start in self._inverses:
+            return self._inverses[chunk.start]
+        b = self.frame.symbol.estimates(self.frame.grid, self.frame.sites[chunk])
+        np.negative(b, out=b)
+        np.einsum("bii->bi", b)[...] += np.float32(self.square / self.unit**2)
+        for j in range(chunk.start, chunk.stop):
+            w = self._coefficients(j)
+            if w.shape[1]:
+                b[j - chunk.start] += np.float32(self.frame.weights[j]) * (w @ w.conj().T)
+        inverse = _inverted(b)
+        if self._keep:
+            self._inverses[chunk.start] = inverse
+        return inverse
+
+    def _coefficients(self, site: int) -> Complex:
+        return (self.modes.columns(site) / self.unit).astype(np.complex64)
+
+    def _chunks(self, columns: int) -> list[slice]:
+        f = self.frame
+        n, r = f.symbol.order, f.parts.shape[2]
+        step = max(1, _CHUNK // (max(n, r) * max(n, columns)))
+        if self._keep:  # the same pieces every time
+            step = max(1, _CHUNK // (max(n, r) * max(n, self.modes.count)))
+        return [slice(i, min(i + step, len(f.sites))) for i in range(0, len(f.sites), step)]
+
+    def _spread(self, side: int, chunk: slice, at: Floats) -> Complex:
+        """Fourier coefficients of columns (places, c, k) of one side."""
+        cos, sin = (x[chunk] for x in self._waves[side])
+        flat = at.reshape(len(at), math.prod(at.shape[1:]))
+        value = np.empty((len(cos), *at.shape[1:]), np.complex64)
+        value.real = (cos @ flat).reshape(value.shape)
+        value.imag = -(sin @ flat).reshape(value.shape)
+        return value
+
+    def _gather(self, side: int, chunk: slice, z: Complex, weighted: bool = True) -> Floats:
+        """The adjoint of `_spread`, over ±ω."""
+        cos, sin = (x[chunk] for x in self._waves[side])
+        if weighted:
+            weights = self.frame.weights[chunk, None].astype(np.float32)
+            cos, sin = cos * weights, sin * weights
+        re = np.ascontiguousarray(z.real).reshape(len(z), -1)
+        im = np.ascontiguousarray(z.imag).reshape(len(z), -1)
+        found: Floats = (cos.T @ re - sin.T @ im).reshape(cos.shape[1], *z.shape[1:])
+        return found
+
+    # ── over all sites ────────────────────────────────────────────────────────────────────
+
+    def _product(self, inner: Floats, outer: Floats) -> tuple[Floats, Floats]:
+        """H (D, T)."""
+        f = self.frame
+        down, across = np.zeros_like(inner), outer.copy()
+        for chunk in self._chunks(inner.shape[2]):
+            y = self._spread(0, chunk, inner)
+            symbols = f.estimates(chunk) if outer.size else None
+            if symbols is not None:
+                y -= symbols @ self._spread(1, chunk, outer)
+            z = self._inverse(chunk) @ y
+            down += self._gather(0, chunk, z)
+            if symbols is not None:
+                across -= self._gather(1, chunk, symbols.conj().transpose(0, 2, 1) @ z)
+        return down * f.inner_mask[:, :, None], across * f.outer_mask[:, :, None]
+
+    def _beginning(self) -> tuple[Floats, Floats, npt.NDArray[np.float64], Any]:
+        """(the residual's two parts, K, the means of B⁻¹ and of I + K̂ᴴB⁻¹K̂) at D = T = 0."""
+        f, k = self.frame, self.modes.count
+        n, r = f.symbol.order, f.parts.shape[2]
+        inner = np.zeros((len(f.beyond_inner), n, k), np.float32)
+        outer = np.zeros((len(f.beyond_outer), r, k), np.float32)
+        products = np.zeros((k, k))
+        means = np.zeros((n, n), np.float32), np.zeros((r, r), np.float32)
+        chunks = self._chunks(k)
+        sampled = set(np.linspace(0, len(chunks) - 1, min(_SAMPLES, len(chunks))).astype(int))
+        mass = 0.0
+        for number, chunk in enumerate(chunks):
+            inverse = self._inverse(chunk)
+            weights = f.weights[chunk].astype(np.float32)
+            means[0][...] += np.einsum("b,bij->ij", weights, inverse.real)
+            symbols = f.estimates(chunk) if outer.size else None
+            if symbols is not None and number in sampled:
+                few = slice(0, max(1, _SAMPLES // len(sampled)))
+                some = symbols[few]
+                inside = some.conj().transpose(0, 2, 1) @ (inverse[few] @ some)
+                means[1][...] += np.einsum("b,bij->ij", weights[few], inside.real)
+                mass += float(weights[few].sum())
+            for j in range(chunk.start, chunk.stop):
+                w, where = self._coefficients(j), self.modes.where(j)
+                if not w.shape[1]:
+                    continue
+                z = inverse[j - chunk.start] @ w
+                if not f.own[j]:
+                    z, w = np.hstack((z, -1j * z)), np.hstack((w, -1j * w))
+                one = slice(j, j + 1)
+                inner[:, :, where] = -self._gather(0, one, z[None])
+                products[where, where] = f.weights[j] * (w.conj().T @ z).real
+                if symbols is not None:
+                    seen = symbols[j - chunk.start].conj().T @ z
+                    outer[:, :, where] = self._gather(1, one, seen[None])
+        means[0][...] /= math.prod(f.grid.shape)
+        if mass:
+            means[1][...] /= mass
+        means[1][np.diag_indices(r)] += 1.0
+        inner *= f.inner_mask[:, :, None]
+        outer *= f.outer_mask[:, :, None]
+        return inner, outer, products, means
+
+    def run(self) -> Release:
+        """Steps until κ is clearly below 1, or for long."""
+        rest, rest_outer, products, means = self._beginning()
+        inner, outer = np.zeros_like(rest), np.zeros_like(rest_outer)
+        solves = [np.linalg.inv(mean.astype(np.float64)).astype(np.float32) for mean in means]
+        before: tuple[Floats, ...] | None = None
+        values, vectors = np.linalg.eigh(products)
+        for _ in range(_STEPS):
+            if not values.size or not len(rest) or values[-1] < _DONE:
+                break
+            active = vectors[:, values > min(_ACTIVE, 0.9 * values[-1])].astype(np.float32)
+            p = (solves[0] @ (rest @ active)) * self.frame.inner_mask[:, :, None]
+            q = (solves[1] @ (rest_outer @ active)) * self.frame.outer_mask[:, :, None]
+            if before is not None:
+                beta = _dot(before[2], p) + _dot(before[3], q)
+                p, q = p - before[0] @ beta, q - before[1] @ beta
+            hp, hq = self._product(p, q)
+            half = _rooted(_dot(p, hp) + _dot(q, hq))
+            p, q, hp, hq = p @ half, q @ half, hp @ half, hq @ half
+            alpha = _dot(p, rest) + _dot(q, rest_outer)
+            inner += p @ alpha
+            outer += q @ alpha
+            rest -= hp @ alpha
+            rest_outer -= hq @ alpha
+            products -= alpha.T.astype(np.float64) @ alpha
+            values, vectors = np.linalg.eigh(products)
+            before = p, q, hp, hq
+        top = float(values[-1]) if values.size else 0.0
+        slope = self._slope(inner, outer, vectors[:, -1:]) if top >= _DONE else 0.0
+        return Release(inner, outer, self.unit, self.square, top, slope)
+
+    def _slope(self, inner: Floats, outer: Floats, direction: Any) -> float:
+        """−dκ/ds² = ‖B⁻¹Yx‖² for the top eigenvector x of K."""
+        f = self.frame
+        x = direction.astype(np.float32)
+        column, column_outer, total = inner @ x, outer @ x, 0.0
+        for chunk in self._chunks(1):
+            y = self._spread(0, chunk, column)
+            if outer.size:
+                y -= f.estimates(chunk) @ self._spread(1, chunk, column_outer)
+            for j in range(chunk.start, chunk.stop):
+                w = self._coefficients(j)
+                if w.shape[1]:
+                    wide = w if self.frame.own[j] else np.hstack((w, -1j * w))
+                    y[j - chunk.start] += wide @ x[self.modes.where(j)]
+            z = self._inverse(chunk) @ y
+            sizes = np.square(np.abs(z)).sum(axis=(1, 2))
+            total += float(sizes @ self.frame.weights[chunk])
+        return total / self.unit**2
+
+
+def _dot(a: Floats, b: Floats) -> Floats:
+    """Σ over places and channels: (k, l)."""
+    rows = math.prod(a.shape[:2])
+    found: Floats = a.reshape(rows, a.shape[2]).T @ b.reshape(rows, b.shape[2])
+    return found
+
+
+def _rooted(gram: Floats) -> Floats:
+    """W with WᵀGW = I on the part of the space where G is not small."""
+    values, vectors = np.linalg.eigh(0.5 * (gram + gram.T).astype(np.float64))
+    kept = values > 1e-6 * values[-1]
+    return np.asarray(vectors[:, kept] / np.sqrt(values[kept]), np.float32)
+
+
+def _inverted(stack: Complex) -> Complex:
+    """Inverses of Hermitian positive definite matrices. Raises LinAlgError for others."""
+    n = stack.shape[1]
+    if n < 48:
+        np.linalg.cholesky(stack)
+        found: Complex = np.linalg.inv(stack)
+        return found
+    from scipy.linalg.lapack import cpotrf, cpotri
+
+    below = np.tri(n, k=-1, dtype=bool)
+    for matrix in stack:  # Fortran's order sees the transpose, whose inverse is as conjugate
+        factor, failed = cpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
+        if failed:
+            raise np.linalg.LinAlgError("not positive definite")
+        inverse, _ = cpotri(factor, lower=0, overwrite_c=1)
+        lower = inverse.T  # its lower triangle holds the result
+        matrix[...] = np.where(below, lower, lower.conj().T)
+    return stack
