@@ -137,6 +137,7 @@ def random_graph(
     if inner and b.chance(0.25):
         chosen.append(b.pick(inner))
     b.outputs = list(dict.fromkeys(chosen[-3:]))
-    if inner and b.chance(0.15):
-        b.sources = [x for x in b.inputs if b.chance(0.5)] + [b.pick(inner)]
+    full = [v for v in inner if b.values[v].size]  # an empty tensor is a constant
+    if full and b.chance(0.15):
+        b.sources = [x for x in b.inputs if b.chance(0.5)] + [b.pick(full)]
     return b

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tests.random_graphs.maker import MOST_ENTRIES, Maker, with_axes
+from tests.random_graphs.maker import MOST_ENTRIES, Maker, clip, with_axes
 
 
 def with_constant(b: Maker) -> None:
@@ -32,6 +32,8 @@ def joined(b: Maker) -> None:
     others = [x, b.like(x), *(v for v in b.variables if fits(v))]
     op = b.pick(["Add", "Add", "Sub", "Sum", "Mean", "Max", "Min"])
     y = b.pick(others)
+    if shape and min(shape) and b.chance(0.25):  # one that is broadcast along an axis
+        y = b.emit("Gather", b.like(x), b.ints([0]), axis=b.number(0, len(shape) - 1))
     if op in ("Sum", "Mean", "Max", "Min") and b.chance(0.4):
         b.emit(op, x, y, b.pick([x, y, b.weight(*shape), b.like(x)]))
     else:
@@ -66,6 +68,13 @@ def split(b: Maker) -> None:
         b.emit("Split", x, outputs=outputs, axis=axis, split=sizes)
 
 
+def bounded(b: Maker, x: str, *ops: str) -> str:
+    """One of the ops on x. Clip has its steepest slope where it has its largest values, so that
+    bounds of products are attained."""
+    op = b.pick([*ops, "Clip"])
+    return clip(b, x, -1.0, 1.0) if op == "Clip" else str(b.emit(op, x))
+
+
 def gated(b: Maker) -> None:
     """Products of two tensors that are bounded, of one shape or broadcast."""
     x = b.variable()
@@ -78,15 +87,16 @@ def gated(b: Maker) -> None:
             return False
 
     y = b.pick([v for v in b.variables if fits(v)])
-    s = b.emit(b.pick(["Sigmoid", "Tanh", "Softmax" if shape else "Cos", "Sin"]), x)
-    t = b.emit(b.pick(["Sigmoid", "Tanh", "Cos"]), y)
+    s = bounded(b, x, "Sigmoid", "Tanh", "Softmax" if shape else "Cos", "Sin")
+    t = bounded(b, y, "Sigmoid", "Tanh", "Cos")
     op = b.pick(["Mul", "Mul", "MatMul", "Div"])
     if op == "MatMul":
         b.need(len(shape) > 1)
         turned = list(range(len(shape)))
         turned[-2:] = turned[:-3:-1]
-        t = b.emit("Transpose", b.like(x), perm=turned)
-        t = b.emit("Tanh", t)
+        t = bounded(b, b.emit("Transpose", b.like(x), perm=turned), "Tanh")
+        if shape[-2] == shape[-1] and b.chance(0.5):
+            t = s  # its square
     if op == "Div":
         t = b.emit("Exp", t)
     b.emit(op, s, t)
@@ -118,7 +128,9 @@ def odd(b: Maker) -> None:
         b.since(12)
         letters = "abc"[: len(shape)]
         b.need(0 < len(shape) < 4)
-        b.emit("Einsum", b.emit("Tanh", x), b.emit("Sin", y), equation=f"{letters},{letters}->")
+        s = bounded(b, x, "Tanh")
+        t = s if b.chance(0.3) else bounded(b, y, "Sin")
+        b.emit("Einsum", s, t, equation=f"{letters},{letters}->")
     elif kind == 6:  # the mean of a tensor taken from it
         b.need(len(shape) > 0 and min(shape))
         b.emit("Sub", x, with_axes(b, "ReduceMean", x, [len(shape) - 1], keepdims=1))
