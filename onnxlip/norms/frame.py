@@ -3,7 +3,8 @@
 Places are counted from the first window, so output p reads places p + q, and the image begins at
 `begin`. Where the Gram is taken on the inputs' side the whole is turned round: with K_qᵀ for K_q,
 input place x becomes −x and output place p becomes −p, and again p reads p + q.
-Shifts with a common step g run on g circles; a place counts as image if it is so on any of them.
+Shifts with a common step g run on g circles, and an axis without shifts is all circles of one site:
+a place counts as image if it is so on any of them.
 """
 
 from __future__ import annotations
@@ -102,17 +103,19 @@ def frame(
     parts = shifted.parts[:, group]
     turned = parts.shape[1] > parts.shape[2]
     ins, outs = [], []
-    for h, o, s, b, g, m, phases in zip(
+    for h, o, s, b, g, degree, m, phases in zip(
         conv.in_spatial,
         outputs,
         conv.strides,
         conv.begin,
         shifted.steps,
+        shifted.degrees,
         grid.shape,
         shifted.phases,
         strict=True,
     ):
-        place = g * np.arange(m)[:, None] + np.arange(g)  # of all circles
+        circles = np.arange(g if degree else o)
+        place = g * np.arange(m)[:, None] + circles
         reads = s * place[:, None, :] + np.array(phases)[None, :, None]
         ins.append(((reads >= b) & (reads < b + h)).any(axis=2))
         outs.append((place < o).any(axis=1))
