@@ -37,7 +37,8 @@ Waves N^{−½}e^{−iω·x} err by (4d + 3)u N^{−½}, sums over places x of D
 and Σ_x |D_x| ≤ √|Q| ‖D‖ by Cauchy and Schwarz; likewise T; K̂ errs by √2 γ_{p+4d+1} M, where
 M = Σ_q |K_q|, and its product with T̂, of 2r terms, by √2 γ_{2r+2} M|T̂|. All are within 4γ_m times
 ‖V‖_F + √|Q| ‖D‖_F + √|F̄| ‖M‖_F ‖T‖_F, m = 2(r + p + |Q| + |F̄|) + 16d + 32.
-X̂ᴴX̂ and TᵀT: sums of 2n products at each of the sites and of r|F̄| err by γ · trace.
+X̂ᴴX̂ and TᵀT: a product of X̂ goes through n additions at its site and two at each site, one of T
+through r|F̄|: so their sum errs by γ_{n+2·sites+r|F̄|+1} trace, twice which is taken.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _proved(frame: Frame, modes: Modes, release: Release) -> float:
     flat = outer.reshape(-1, k)
     products += flat.T @ flat
     trace = mul_up(float(np.trace(products)), up(1.0 + gamma(k)))
-    terms = 2 * n + len(frame.sites) + len(flat) + 8
+    terms = n + 2 * len(frame.sites) + len(flat) + 8
     kappa = _largest(products)
     kappa = add_up(kappa, mul_up(2.0, gamma(terms), trace))
     if not kappa <= 1.0 - _CLEAR:
@@ -203,6 +204,10 @@ def _add_products(products: Floats, factor: npt.NDArray[Any], y: Complex, weight
 
 def _largest(products: Floats) -> float:
     """An upper bound of the eigenvalues of a computed symmetric matrix, ∞ where none was proved."""
+    if not products.size:
+        return 0.0
+    if not np.all(np.isfinite(products)):
+        return math.inf
     guess = max(0.0, float(np.linalg.eigvalsh(products)[-1]))
     square = guess * (1.0 + 1e-6) + 1e-9
     margin = factored_margin(np.array(products, order="F"), square)
