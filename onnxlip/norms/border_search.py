@@ -198,7 +198,7 @@ class _Search:
         before: tuple[Floats, ...] | None = None
         values, vectors = np.linalg.eigh(products)
         for _ in range(_STEPS):
-            if not values.size or not len(rest) or values[-1] < _DONE:
+            if not values.size or not len(rest) + len(rest_outer) or values[-1] < _DONE:
                 break
             active = vectors[:, values > min(_ACTIVE, 0.9 * values[-1])].astype(np.float32)
             p = (solves[0] @ (rest @ active)) * self.frame.inner_mask[:, :, None]
