@@ -12,7 +12,14 @@ from onnxlip.linear import LinearMap, Monomial, Product, Sum, Transposed
 from onnxlip.norms.enclosure import Enclosure
 from onnxlip.rounding import down, mul_up
 
-__all__ = ["is_empty", "isometric_core", "isometry", "overlap", "row_support"]
+__all__ = [
+    "is_empty",
+    "isometric_core",
+    "isometry",
+    "overlap",
+    "row_support",
+    "without_isometries",
+]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -27,22 +34,21 @@ def is_empty(a: LinearMap) -> bool:
 
 
 def isometric_core(a: Product) -> tuple[LinearMap, Enclosure] | None:
-    """(B, c) with ‖A‖₂ = c‖B‖₂: all factors but B are multiples of isometries on the side where
-    that changes no norm: ‖LBR‖ = cℓ·cr·‖B‖ if LᵀL = cℓ²I and RRᵀ = cr²I."""
-    scales: list[Enclosure | None] = [isometry(f) for f in a.factors]
-    left = 0
-    while left < len(a.factors) and scales[left] is not None:
-        left += 1
-    if left == len(a.factors):
-        left -= 1
-    outer = scales[:left]
-    inner = [isometry(f.adjoint) for f in a.factors[left + 1 :]]
+    """(B, c) with ‖A‖₂ = c‖B‖₂, B the one factor that `without_isometries` leaves, or None."""
+    rest, scale = without_isometries(a)
+    return (rest[0], scale) if len(rest) == 1 else None
+
+
+def without_isometries(a: Product) -> tuple[tuple[LinearMap, ...], Enclosure]:
+    """(factors of B, c) with ‖A‖₂ = c‖B‖₂: without multiples of isometries on the side where
+    they change no norm: ‖LBR‖ = cℓ·cr·‖B‖ if LᵀL = cℓ²I and RRᵀ = cr²I."""
+    first, end = 0, len(a.factors)
     lower, upper = 1.0, 1.0
-    for scale in (*outer, *inner):
-        if scale is None:
-            return None
-        lower, upper = down(lower * scale.lower), mul_up(upper, scale.upper)
-    return a.factors[left], Enclosure(lower, upper)
+    while first < end - 1 and (scale := isometry(a.factors[first])) is not None:
+        lower, upper, first = down(lower * scale.lower), mul_up(upper, scale.upper), first + 1
+    while end - 1 > first and (scale := isometry(a.factors[end - 1].adjoint)) is not None:
+        lower, upper, end = down(lower * scale.lower), mul_up(upper, scale.upper), end - 1
+    return a.factors[first:end], Enclosure(lower, upper)
 
 
 def isometry(a: LinearMap) -> Enclosure | None:
