@@ -5,24 +5,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnxlip.bounds.autolip import BlockNorm, largest_gain, measure, network_bound
+from onnxlip.bounds.autolip import BlockNorm, largest_gain, network_bound, nonlinear_norm
+from onnxlip.certificate import LATE, LIMITED
 from onnxlip.errors import NotLipschitzError, Refused, UsageError
 from onnxlip.graph import Graph, build_graph
 from onnxlip.model import Model, load
-from onnxlip.network import AffineBlock, Block, Network, build_network
+from onnxlip.network import AffineBlock, Network, build_network
 from onnxlip.operators import resolve
-from onnxlip.parallel import Progress, side_by_side
+from onnxlip.parallel import Progress
 from onnxlip.registry import RuleSet, rule_set
 from onnxlip.report import BlockReport, Bound, Method, Pair, Report, norm_name
 from onnxlip.rules import Rule
 
+if TYPE_CHECKING:
+    from onnxlip.norms.confidence import Uppers
+    from onnxlip.norms.schedule import Brackets, Effort, Item, Norms
+
 __all__ = ["Analysis", "Progress", "analyze"]
 
-_SMALL = 256  # rows and columns below which threads cost more than they save
+_MEMORY = 3 << 26  # bytes for norms, at least, if the user does not say
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class Analysis:
     rules: RuleSet | None = None
     provider: str = "auto"
     seed: int = 0
+    tolerance: float = 1e-2
+    memory: int | None = None
+    timeout: float | None = None
+    confidence: float | None = None
+    lower: str = "lanczos"
 
     @cached_property
     def rule_set(self) -> RuleSet:
@@ -66,25 +76,65 @@ class Analysis:
         """What `provider` comes to on this machine: "cpu" or "cuda"."""
         return resolve(self.provider)
 
+    @cached_property
+    def _items(self) -> tuple[Item, ...]:
+        from onnxlip.norms.schedule import Item
+
+        blocks = [b for b in self.network.blocks if isinstance(b, AffineBlock)]
+        return tuple(Item(b.name, b.compose, b.shapes, b.weights) for b in blocks)
+
+    @cached_property
+    def effort(self) -> Effort:
+        """What the brackets may cost, with the defaults filled in."""
+        from onnxlip.norms.schedule import Effort
+
+        memory = self.memory
+        if memory is None:  # of the order of the model itself
+            memory = max(_MEMORY, sum(a.nbytes for a in self.model.constants.values()))
+        return Effort(self.tolerance, memory, self.timeout, self.device, self.seed, self.lower)
+
+    @cached_property
+    def _brackets(self) -> Brackets:
+        return self._bracketed(None)
+
+    def _bracketed(self, progress: Progress | None) -> Brackets:
+        from onnxlip.norms.schedule import brackets
+
+        return brackets(self._items, self.rule_set.lowerings, self.norm, self.effort, progress)
+
     def norms(self, progress: Progress | None = None) -> tuple[BlockNorm, ...]:
         """Brackets of all blocks, in the order of `network.blocks`."""
-        from onnxlip.norms import bracket, joint
+        if "_brackets" not in self.__dict__:
+            self.__dict__["_brackets"] = self._bracketed(progress)
+        affine = iter(self._brackets.blocks)
+        return tuple(
+            _of_maps(next(affine))
+            if isinstance(block, AffineBlock)
+            else nonlinear_norm(block, self.norm)
+            for block in self.network.blocks
+        )
 
-        lowerings, p = self.rule_set.lowerings, self.norm
-        device, seed = self.device, self.seed
+    def _probable(
+        self, norms: tuple[BlockNorm, ...], progress: Progress | None
+    ) -> tuple[BlockNorm, ...]:
+        """The same with upper ends that all hold with probability ≥ 1 − `confidence`."""
+        from onnxlip.norms.confidence import probable_uppers
 
-        def one(block: Block) -> BlockNorm:
-            return measure(
-                block,
-                p,
-                lambda a: bracket(a, lowerings, p, provider=device, seed=seed),
-                lambda maps, each: joint(maps, each, lowerings, p, provider=device, seed=seed),
+        assert self.confidence is not None
+        uppers = iter(
+            probable_uppers(
+                self._items,
+                self._brackets.blocks,
+                self.rule_set.lowerings,
+                self.confidence,
+                self.effort,
+                progress,
             )
-
-        blocks = self.network.blocks
-        shapes = [shape for b in blocks if isinstance(b, AffineBlock) for shape in b.shapes]
-        small = all(max(shape) <= _SMALL for shape in shapes)
-        return tuple(side_by_side(one, blocks, lambda b: b.name, progress, small))
+        )
+        return tuple(
+            _with_uppers(norm, next(uppers)) if isinstance(block, AffineBlock) else norm
+            for block, norm in zip(self.network.blocks, norms, strict=True)
+        )
 
     def report(self, progress: Progress | None = None) -> Report:
         """Run AutoLip and tell the result. Raises the errors of `analyze`."""
@@ -95,6 +145,15 @@ class Analysis:
         self._refuse_infinite()
         norms = self.norms(progress)
         upper, pairs, shares = network_bound(network, norms, self.norm)
+        seconds = time.perf_counter() - start
+        methods = {"autolip": Method(upper, "certified", seconds)}
+        bound = Bound(upper, "autolip")
+        if self.confidence is not None:
+            probable = network_bound(network, self._probable(norms, progress), self.norm)[0]
+            took = time.perf_counter() - start
+            methods["autolip, probabilistic"] = Method(probable, "probabilistic", took)
+            if probable < upper:
+                bound = Bound(probable, "autolip", "probabilistic")
         if not math.isfinite(upper):
             raise NotLipschitzError(
                 f"{self.model.name}: the bound exceeds the largest float64: the network's layers "
@@ -108,9 +167,9 @@ class Analysis:
             domain="global",
             inputs={v.name: v.shape for v in self.graph.inputs},
             outputs={v.name: v.shape for v in self.graph.outputs},
-            upper=Bound(upper, "autolip"),
+            upper=bound,
             lower=None,
-            methods={"autolip": Method(upper, "certified", seconds)},
+            methods=methods,
             blocks=tuple(
                 _block_report(block, norm, share)
                 for block, norm, share in zip(network.blocks, norms, shares, strict=True)
@@ -120,9 +179,10 @@ class Analysis:
                 *self.graph.notes,
                 *network.notes,
                 *self._remarks(upper),
+                *self._costs(norms),
             ),
             rules=self._foreign_rules(),
-            provider=self.device,
+            provider="+".join(self._brackets.devices) or self.device,
             seed=self.seed,
             version=__version__,
             seconds=seconds,
@@ -166,6 +226,8 @@ class Analysis:
             bad.append((nodes[block.nodes[-1]], reason))
         if bad:
             raise refuse(self.model, bad)
+        if self.confidence is not None and self.norm != 2:
+            raise UsageError("--confidence is for the 2-norm; the others are exact or certified")
 
     def _remarks(self, upper: float) -> list[str]:
         remarks = []
@@ -176,9 +238,42 @@ class Analysis:
             remarks.append(f"held fixed, at any value: {names}")
         return remarks
 
+    def _costs(self, norms: tuple[BlockNorm, ...]) -> list[str]:
+        """What memory, time or missing kernels made worse than it could be."""
+        remarks = []
+        ends = [(b.name, n.whole) for b, n in zip(self.network.blocks, norms, strict=True)]
+        for mark, why in (
+            (LIMITED, f"--memory ({self.effort.memory >> 20} MiB) is too small"),
+            (LATE, "--timeout had passed"),
+        ):
+            names = [name for name, b in ends if b.upper_method.endswith(mark)]
+            if names:
+                shown = ", ".join(f"'{name}'" for name in names[:3])
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                remarks.append(f"{why}: cheaper bounds for {shown}{more}")
+        if self._brackets.fallbacks:
+            what = "; ".join(self._brackets.fallbacks)
+            remarks.append(f"warning: without a CUDA kernel, run on the CPU: {what}")
+        if self.confidence is not None:
+            remarks.append(
+                "the probabilistic bound fails with probability at most "
+                f"{self.confidence:g}, over all blocks together (union bound)"
+            )
+        return remarks
+
     def _foreign_rules(self) -> dict[str, str]:
         used = {e.rule.op_type: e.origin for e in self.graph.rules.values()}
         return {op: origin for op, origin in used.items() if not origin.startswith("onnxlip.ops.")}
+
+
+def _of_maps(norms: Norms) -> BlockNorm:
+    return BlockNorm(norms.each, norms.whole, norms.disjoint)
+
+
+def _with_uppers(norm: BlockNorm, uppers: Uppers) -> BlockNorm:
+    """Only for the bound that is told as probabilistic."""
+    each = tuple(replace(b, upper=u) for b, u in zip(norm.each, uppers.each, strict=True))
+    return BlockNorm(each, replace(norm.whole, upper=uppers.whole), norm.disjoint)
 
 
 def _block_report(block: Any, norm: BlockNorm, share: float) -> BlockReport:
@@ -208,6 +303,11 @@ def analyze(
     rule_modules: Iterable[str] = (),
     provider: str = "auto",
     seed: int = 0,
+    tolerance: float = 1e-2,
+    memory: int | None = None,
+    timeout: float | None = None,
+    confidence: float | None = None,
+    lower: str = "lanczos",
     progress: Progress | None = None,
 ) -> Report:
     """Bound the Lipschitz constant of an ONNX model, over its whole input space.
@@ -219,6 +319,12 @@ def analyze(
     rules, rule_modules: more rules; they win over built-in ones
     provider: "auto", "cpu" or "cuda", for onnxruntime
     seed: of the random starts of norm estimates; the same seed gives the same figures
+    tolerance: slack of the product of all blocks' brackets that is good enough
+    memory: bytes that the brackets may take besides the weights (default: as many as the weights,
+        at least 128 MiB); where a block needs more, a cheaper bound is proved and told
+    timeout: seconds after which no bracket is sharpened any more
+    confidence: δ of an additional bound that fails with probability at most δ (p = 2)
+    lower: how lower ends of brackets are searched for: "lanczos", or "power" (Algorithm 2)
     progress: called with (blocks done, blocks in all, name of the block)
 
     Raises UsageError and ModelError (wrong use, unreadable model), ShapeError (open dimension),
@@ -233,6 +339,11 @@ def analyze(
         rule_set(rules, rule_modules),
         provider,
         seed,
+        tolerance,
+        memory,
+        timeout,
+        confidence,
+        lower,
     ).report(progress)
 
 

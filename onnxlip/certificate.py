@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Bracket"]
+__all__ = ["LATE", "LIMITED", "Bracket"]
+
+# What ends the name of a method that stood in for a better one.
+LIMITED = " (memory limit)"
+LATE = " (no time left)"
 
 
 @dataclass(frozen=True)

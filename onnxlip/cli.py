@@ -9,6 +9,7 @@ or not Lipschitz.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -37,6 +38,24 @@ def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
             f"--shape {text}: write it as NAME=1,3,224,224 (or 1,3,224,224 for an only input)"
         ) from None
     return (name if separator else ""), shape
+
+
+def _parse_size(text: str | None) -> int | None:
+    """Bytes, from a number with or without k, M, G (powers of 1024)."""
+    if text is None:
+        return None
+    number, unit = text.strip(), 1
+    for letter, power in (("k", 10), ("m", 20), ("g", 30)):
+        plain = number.lower().removesuffix("ib").removesuffix("b")
+        if plain.endswith(letter):
+            number, unit = plain[:-1], 1 << power
+    try:
+        size = float(number) * unit
+    except ValueError:
+        size = math.nan
+    if not 0 < size < 2**63:
+        raise UsageError(f"--memory {text}: write it as 512M or 2G")
+    return int(size)
 
 
 @click.command(
@@ -78,7 +97,8 @@ def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     "limit",
     type=click.FloatRange(min=0),
     metavar="BOUND",
-    help="Gate: exit with 1 if the certified upper bound is above.",
+    help="Gate: exit with 1 if the upper bound is above (the certified one, unless --confidence "
+    "allows for another).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option(
@@ -94,6 +114,39 @@ def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     multiple=True,
     metavar="MODULE",
     help="A Python module with RULES of yours; they win over ours. Repeatable.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.01,
+    show_default=True,
+    help="Slack of the product of all norms' brackets that is good enough.",
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="For norms, besides the weights, e.g. 512M (default: as much as the weights, at least "
+    "128M). Where it is too small, cheaper bounds are proved.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Sharpen nothing any more after so long.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(min=1e-12, max=1, max_open=True),
+    metavar="DELTA",
+    help="Also a bound that fails with probability at most DELTA, for the 2-norm.",
+)
+@click.option(
+    "--search",
+    "lower",
+    type=click.Choice(["lanczos", "power"]),
+    default="lanczos",
+    show_default=True,
+    help="How lower ends of norms are found; power: the paper's Algorithm 2.",
 )
 @click.option(
     "--seed",
@@ -115,6 +168,11 @@ def bound(
     as_json: bool,
     provider: str,
     rule_modules: tuple[str, ...],
+    tolerance: float,
+    memory: str | None,
+    timeout: float | None,
+    confidence: float | None,
+    lower: str,
     seed: int,
     quiet: bool,
     verbose: bool,
@@ -134,6 +192,11 @@ def bound(
         rule_set(modules=rule_modules),
         provider,
         seed,
+        tolerance,
+        _parse_size(memory),
+        timeout,
+        confidence,
+        lower,
     )
     try:
         report = _with_progress(analysis.report, quiet or as_json)
@@ -149,7 +212,8 @@ def bound(
 
         told = shown_up(report.upper.value)
         click.echo(
-            f"onnxlip: gate exceeded: certified upper bound {told} > --max {limit:g}", err=True
+            f"onnxlip: gate exceeded: {report.upper.kind} upper bound {told} > --max {limit:g}",
+            err=True,
         )
         return GATE_EXCEEDED
     return 0

@@ -38,7 +38,8 @@ Floats = npt.NDArray[np.float64]
 class AffineBlock:
     """output = Σ_j maps[j] · inputs[j] + const, on flattened tensors.
 
-    shapes: (rows, columns) of every map, from the tensors' sizes.
+    shapes: (rows, columns) of every map, from the tensors' sizes; weights: entries of all
+    constants in it: these say roughly how much work its norms are.
     compose: makes the maps; the rules have been asked for every factor before, so that it fails
     only where a map's own algebra does.
 
@@ -53,6 +54,7 @@ class AffineBlock:
     inputs: tuple[str, ...]
     output: str
     shapes: tuple[tuple[int, int], ...]
+    weights: int
     compose: Callable[[], tuple[LinearMap, ...]] = field(repr=False)
     _alive: list[ref[LinearMap]] = field(default_factory=list, init=False, repr=False)
 
@@ -322,7 +324,8 @@ class _Parts:
         rows, sizes = self._size(tensor), map(self._size, part.leaves)
         shapes = tuple((rows, columns) for columns in sizes)
         compose = functools.partial(_compose, part.steps, part.leaves)
-        return AffineBlock(heaviest, part.names, ops, part.leaves, tensor, shapes, compose)
+        weights = sum(self.weight[name] for name in part.names)
+        return AffineBlock(heaviest, part.names, ops, part.leaves, tensor, shapes, weights, compose)
 
     def _size(self, tensor: str) -> int:
         return self.graph.values[tensor].size

@@ -9,9 +9,9 @@ Results come in order and do not depend on how many threads there were.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from threading import Lock
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from threading import Condition, Thread
+from typing import Generic, TypeVar
 
 __all__ = ["Progress", "cores", "side_by_side"]
 
@@ -33,30 +33,108 @@ def side_by_side(
     name: Callable[[T], str],
     progress: Progress | None = None,
     small: bool = False,
-) -> Iterable[R]:
-    """work(item) for all items, in order. progress(done, total, name) is called as each ends;
-    the first error ends it all. small: the work is not worth any thread."""
-    done, lock = 0, Lock()
+    needs: Sequence[int] = (),
+    room: int | None = None,
+) -> list[R]:
+    """work(item) for all items; results in their order. progress(done, total, name) is called as
+    each ends; the first error ends it all. small: the work is not worth any thread.
 
-    def one(item: T) -> R:
-        nonlocal done
-        result = work(item)
-        with lock:
-            done += 1
-            if progress is not None:
-                progress(done, len(items), name(item))
-        return result
-
+    needs: bytes that each item takes. Items are begun in their order, but one that does not fit
+    into what the running ones leave of `room` lets those after it pass; one that needs more than
+    all of it runs alone.
+    """
     if small:
-        return list(map(one, items))
-    from concurrent.futures import ThreadPoolExecutor
-
+        return [
+            _told(work, item, k + 1, len(items), name, progress) for k, item in enumerate(items)
+        ]
     import scipy.linalg  # noqa: F401 (only a BLAS that is loaded already can be limited)
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1, user_api="blas"):
-        pool = ThreadPoolExecutor(max_workers=max(1, min(cores(), len(items))))
+        return _Crew(work, items, name, progress, needs, room).run()
+
+
+def _told(
+    work: Callable[[T], R],
+    item: T,
+    done: int,
+    total: int,
+    name: Callable[[T], str],
+    progress: Progress | None,
+) -> R:
+    result = work(item)
+    if progress is not None:
+        progress(done, total, name(item))
+    return result
+
+
+class _Crew(Generic[T, R]):
+    """Threads that take the next item that fits."""
+
+    def __init__(
+        self,
+        work: Callable[[T], R],
+        items: Sequence[T],
+        name: Callable[[T], str],
+        progress: Progress | None,
+        needs: Sequence[int],
+        room: int | None,
+    ) -> None:
+        self._work, self._items, self._name, self._progress = work, items, name, progress
+        self._needs = list(needs) or [0] * len(items)
+        self._free = self._room = room if room is not None else sum(self._needs)
+        self._waiting = list(range(len(items)))
+        self._running = 0
+        self._results: dict[int, R] = {}
+        self._error: BaseException | None = None
+        self._change = Condition()
+
+    def run(self) -> list[R]:
+        count = max(1, min(cores(), len(self._items)))
+        crew = [Thread(target=self._serve, daemon=True) for _ in range(count)]
+        for thread in crew:
+            thread.start()
         try:
-            return list(pool.map(one, items))
-        finally:
-            pool.shutdown(cancel_futures=True)
+            for thread in crew:
+                thread.join()
+        except BaseException as error:  # Ctrl-C: what runs is let end, nothing more is begun
+            with self._change:
+                self._error = error
+                self._change.notify_all()
+            raise
+        if self._error is not None:
+            raise self._error
+        return [self._results[k] for k in range(len(self._items))]
+
+    def _serve(self) -> None:
+        while True:
+            with self._change:
+                k = self._next()
+                while k is None and self._waiting and self._error is None:
+                    self._change.wait()
+                    k = self._next()
+                if k is None or self._error is not None:
+                    return
+                taken = min(self._needs[k], self._room)
+                self._waiting.remove(k)
+                self._free -= taken
+                self._running += 1
+            try:
+                result = self._work(self._items[k])
+            except BaseException as error:
+                with self._change:
+                    self._error = self._error or error
+                    self._change.notify_all()
+                return
+            with self._change:
+                self._results[k] = result
+                self._free += taken
+                self._running -= 1
+                self._change.notify_all()
+                if self._progress is not None:
+                    self._progress(len(self._results), len(self._items), self._name(self._items[k]))
+
+    def _next(self) -> int | None:
+        fitting = (k for k in self._waiting if min(self._needs[k], self._room) <= self._free)
+        alone = self._waiting[0] if self._waiting and not self._running else None
+        return next(fitting, alone)

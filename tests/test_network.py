@@ -133,7 +133,7 @@ class TestLifetime:
 
         analysis.norms(progress)
         assert len(recorder.made) == len(blocks)
-        assert left == [0] * len(analysis.network.blocks)
+        assert left == [0] * len(blocks)
 
     @pytest.mark.parametrize(
         "a", [Monomial(3), selection(np.array([2, 0]), 3), selection(np.array([0, 0]), 3)]

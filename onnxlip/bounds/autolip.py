@@ -13,24 +13,22 @@ Everything is rounded up, so the result is a theorem.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxlip.certificate import Bracket
 from onnxlip.errors import RuleError
-from onnxlip.linear import LinearMap
-from onnxlip.network import AffineBlock, Block, GainBlock, Network, SlopeBlock
-from onnxlip.norms.structure import overlap
+from onnxlip.network import Block, GainBlock, Network, SlopeBlock
 from onnxlip.rounding import add_up, mul_up, norm_up
 
 __all__ = [
     "BlockNorm",
     "autolip",
     "largest_gain",
-    "measure",
     "network_bound",
+    "nonlinear_norm",
     "pair_bounds",
     "shares",
 ]
@@ -50,18 +48,8 @@ class BlockNorm:
     disjoint: bool = False
 
 
-def measure(
-    block: Block,
-    p: float,
-    bracket: Callable[[LinearMap], Bracket],
-    joint: Callable[[Sequence[LinearMap], Sequence[Bracket]], Bracket],
-) -> BlockNorm:
-    """The norms of one block. `bracket` and `joint` say those of linear maps."""
-    if isinstance(block, AffineBlock):
-        maps = block.maps  # composed here, and dropped with this call
-        each = tuple(bracket(a) for a in maps)
-        whole = each[0] if len(each) == 1 else joint(maps, each)
-        return BlockNorm(each, whole, len(each) > 1 and overlap(maps) <= 1)
+def nonlinear_norm(block: SlopeBlock | GainBlock, p: float) -> BlockNorm:
+    """The gains of a nonlinear block."""
     if isinstance(block, SlopeBlock):
         gain = _slope_gain(block)
         return BlockNorm((gain,) * len(block.inputs), gain)

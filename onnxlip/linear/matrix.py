@@ -25,6 +25,8 @@ from onnxlip.rounding import gamma, mul_up, up
 
 Floats = npt.NDArray[np.float64]
 
+_ENTRIES = 1 << 18  # entries looked at together: 1 MiB, which caches hold
+
 __all__ = ["Matrix"]
 
 
@@ -82,7 +84,31 @@ class Matrix(LinearMap):
         slack = up(1.0 + gamma(1.01 * self.relative)) if self.relative else 1.0
         return mul_up(total, up(1.0 + gamma(summands - 1)) if summands > 1 else 1.0, slack)
 
+    @cached_property
+    def _rough(self) -> float:
+        """max(‖W‖₁, ‖W‖_∞) of float32 blocks from sums in float32: several times faster, and at
+        most γ_k too large in its unit roundoff."""
+        b, m, k = self.blocks.shape
+        error = float(max(m, k) + 2) * 2.0**-24
+        if self.blocks.dtype != np.float32 or not (b and m and k) or error > 0.01:
+            return math.nan
+        top = np.float32(0.0)
+        step = max(1, _ENTRIES // k)
+        ones = np.ones(k, np.float32)
+        for block in self.blocks:
+            column = np.zeros(k, np.float32)
+            for i in range(0, m, step):
+                part = np.abs(block[i : i + step])
+                column += ones[: len(part)] @ part if len(part) <= k else part.sum(axis=0)
+                top = np.maximum(top, (part @ ones).max())
+            top = np.maximum(top, column.max())
+        # A sum that overflows or whose terms underflow says nothing here.
+        return float(top) * (1.0 + 4 * error) if 1e-20 < top < 1e30 else math.nan
+
     def cap(self) -> float:
+        rough = self._rough
+        if math.isfinite(rough):
+            return mul_up(rough, up(1.0 + gamma(1.01 * self.relative)))
         return max(self.sums)
 
     def after(self, inner: LinearMap) -> LinearMap | None:

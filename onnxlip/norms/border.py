@@ -13,11 +13,11 @@ side's image, Y = U − CT. If TᴴT + YᴴB⁻¹Y ⪯ κI with κ < 1, then ‖
 Proof. Let x = Px and z = F̄Cᴴx. As P(U − V) = 0, Vᴴx = Uᴴx = Yᴴx + Tᴴz, so by Cauchy and Schwarz
 ‖Vᴴx‖² ≤ κ(xᴴBx + ‖z‖²) = κa, and ‖Aᴴx‖² = ‖Cᴴx‖² − ‖z‖² = s²‖x‖² + ‖Vᴴx‖² − a ≤ s²‖x‖².
 
-With U = V and T = 0 it is the torus's own bound. The best U and T leave no slack at all: κ ≤ 1 if
-and only if s ≥ ‖A‖ (the minimum over U and T is a Schur complement). V needs modes above s² only
-(156 of 32,768 for 512 channels at 7×7, 4 of 57,600 for 256 at 14×14, random weights), and few steps
-of a block conjugate gradient method come close enough to the best U and T (`border_search`).
-Whatever they are, what is proved is proved from them as they are.
+T = 0 keeps the other side's border; with U = V as well it is the torus's own bound. The best U and
+T leave no slack: κ ≤ 1 if and only if s ≥ ‖A‖ (the minimum over U and T is a Schur complement).
+V needs modes above s² only (156 of 32,768 for 512 channels at 7×7, 4 of 57,600 for 256 at 14×14,
+random weights), and few steps of a block conjugate gradient method come close enough to the best
+U and T (`border_search`). Whatever they are, what is proved is proved from them as they are.
 
 Columns are real. At ω and −ω their coefficients are w and w̄, then −iw and iw̄: so VVᴴ is 2wwᴴ at ω
 and nothing between ω and −ω; at an ω that is its own mirror one column, w real, gives wwᴴ.
@@ -51,7 +51,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxlip.norms.border_search import Release, released
-from onnxlip.norms.definite import cholesky_margin, factored_margin
+from onnxlip.norms.definite import cholesky_margin, factored, factored_margin
 from onnxlip.norms.enclosure import UNDERFLOW
 from onnxlip.norms.frame import Frame
 from onnxlip.norms.modes import Modes, modes_above
@@ -67,6 +67,7 @@ _SHARE, _DEEPEST = 0.25, 0.5  # … deeper where the torus is far above s²
 _PARTS = (0.0, 0.25, 0.5)  # attempts: s² between the goal and what the torus has
 _RAISES = 3  # … and with the same columns at an s² that is a little larger,
 _NEAR = 1.1  # if κ is below this
+_WIDE = 2  # the other side has so many times more channels (phases of strides): T costs too much
 _CLEAR = 1e-9  # κ is at most 1 less this
 _CHUNK = 1 << 20  # complex entries held at a time
 _ROOT2 = up(math.sqrt(2.0))
@@ -78,14 +79,22 @@ def border_square(frame: Frame, goal: float, peak: float, columns: int, entries:
 
     columns: of V, at most; entries: float64 numbers that may be held.
     """
+    if frame.parts.shape[2] > _WIDE * frame.parts.shape[1]:
+        frame = frame.one_sided()
     excess = max(0.0, peak - goal)
     for part in _PARTS:
         square = goal + part * excess
         depth = min(_DEEPEST, max(_DEPTH, _SHARE * (peak / square - 1.0)))
         modes = modes_above(frame, square * (1.0 - depth), columns)
-        release = None if modes is None else released(frame, modes, square, entries)
+        if modes is None:
+            continue
+        if modes.count > frame.columns(entries):
+            frame = frame.one_sided()
+        if modes.count > frame.columns(entries):
+            continue
+        release = released(frame, modes, square, entries)
         for _ in range(_RAISES):
-            if modes is None or release is None or release.top > _NEAR:
+            if release is None or release.top > _NEAR:
                 break
             found = _proved(frame, modes, release) if release.top < 1.0 else math.inf
             if math.isfinite(found):
@@ -181,15 +190,13 @@ def _factored(
     if not np.all(real > 0):
         return None, 0.0, 0.0
     trace, largest = float(real.sum()), float(real.max())
-    try:
-        factor = np.linalg.cholesky(gram)
-    except np.linalg.LinAlgError:
+    if not factored(gram):
         return None, 0.0, 0.0
-    pivots = np.einsum("ii->i", factor).real
+    pivots = np.einsum("ii->i", gram).real
     if not np.all((pivots > 0) & (pivots < math.inf)):
         return None, 0.0, 0.0
     error = add_up(error, cholesky_margin(n, trace, largest, is_complex=True))
-    return factor, error, sqrt_up(mul_up(trace, 2.0))
+    return gram, error, sqrt_up(mul_up(trace, 2.0))
 
 
 def _add_products(products: Floats, factor: npt.NDArray[Any], y: Complex, weight: float) -> None:

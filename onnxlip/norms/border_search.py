@@ -13,12 +13,13 @@ would be if places beyond the image did not see each other.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxlip.norms.border_sites import Sites
 from onnxlip.norms.frame import Frame
 from onnxlip.norms.modes import Modes
 
@@ -30,8 +31,6 @@ Complex = npt.NDArray[np.complex64]
 _STEPS = 10
 _DONE = 0.998  # κ below this is clear of what single precision can not tell
 _ACTIVE = 0.8  # columns of K with less than this are in nobody's way
-_SAMPLES = 6  # sites that the preconditioner of T is made of
-_CHUNK = 1 << 20  # complex entries held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,53 +61,16 @@ def released(frame: Frame, modes: Modes, square: float, entries: int) -> Release
         return None
 
 
-@dataclass(eq=False)
 class _Search:
-    frame: Frame
-    modes: Modes
-    square: float
-    entries: int
-    unit: float = field(init=False)
-    _inverses: dict[int, Complex] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        f = self.frame
-        self.unit = f.symbol.unit  # s² becomes a number that single precision likes
-        size = 1.0 / math.sqrt(math.prod(f.grid.shape))
+    def __init__(self, frame: Frame, modes: Modes, square: float, entries: int) -> None:
+        self.frame, self.modes, self.square = frame, modes, square
+        held = 3 * modes.count * (frame.inner_mask.size + frame.outer_mask.size)
+        self.sites = Sites(frame, modes, square, max(0, entries - held))
+        size = 1.0 / math.sqrt(math.prod(frame.grid.shape))
         self._waves = [
-            [(x * size).astype(np.float32) for x in f.grid.phases(f.sites, places)]
-            for places in (f.beyond_inner, f.beyond_outer)
+            [(x * size).astype(np.float32) for x in frame.grid.phases(frame.sites, places)]
+            for places in (frame.beyond_inner, frame.beyond_outer)
         ]
-        self._keep = 2 * len(f.sites) * f.symbol.order**2 <= self.entries
-
-    # ── at some sites ─────────────────────────────────────────────────────────────────────
-
-    def _inverse(self, chunk: slice) -> Complex:
-        """B⁻¹, (sites, n, n)."""
-        if self._keep and chunk.start in self._inverses:
-            return self._inverses[chunk.start]
-        b = self.frame.symbol.estimates(self.frame.grid, self.frame.sites[chunk])
-        np.negative(b, out=b)
-        np.einsum("bii->bi", b)[...] += np.float32(self.square / self.unit**2)
-        for j in range(chunk.start, chunk.stop):
-            w = self._coefficients(j)
-            if w.shape[1]:
-                b[j - chunk.start] += np.float32(self.frame.weights[j]) * (w @ w.conj().T)
-        inverse = _inverted(b)
-        if self._keep:
-            self._inverses[chunk.start] = inverse
-        return inverse
-
-    def _coefficients(self, site: int) -> Complex:
-        return (self.modes.columns(site) / self.unit).astype(np.complex64)
-
-    def _chunks(self, columns: int) -> list[slice]:
-        f = self.frame
-        n, r = f.symbol.order, f.parts.shape[2]
-        step = max(1, _CHUNK // (max(n, r) * max(n, columns)))
-        if self._keep:  # the same pieces every time
-            step = max(1, _CHUNK // (max(n, r) * max(n, self.modes.count)))
-        return [slice(i, min(i + step, len(f.sites))) for i in range(0, len(f.sites), step)]
 
     def _spread(self, side: int, chunk: slice, at: Floats) -> Complex:
         """Fourier coefficients of columns (places, c, k) of one side."""
@@ -136,73 +98,58 @@ class _Search:
         """H (D, T)."""
         f = self.frame
         down, across = np.zeros_like(inner), outer.copy()
-        for chunk in self._chunks(inner.shape[2]):
+        for chunk in self.sites.chunks:
             y = self._spread(0, chunk, inner)
             symbols = f.estimates(chunk) if outer.size else None
             if symbols is not None:
                 y -= symbols @ self._spread(1, chunk, outer)
-            z = self._inverse(chunk) @ y
+            z = self.sites.solve(chunk, y)
             down += self._gather(0, chunk, z)
             if symbols is not None:
                 across -= self._gather(1, chunk, symbols.conj().transpose(0, 2, 1) @ z)
         return down * f.inner_mask[:, :, None], across * f.outer_mask[:, :, None]
 
-    def _beginning(self) -> tuple[Floats, Floats, npt.NDArray[np.float64], Any]:
-        """(the residual's two parts, K, the means of B⁻¹ and of I + K̂ᴴB⁻¹K̂) at D = T = 0."""
+    def _beginning(self) -> tuple[Floats, Floats, npt.NDArray[np.float64]]:
+        """(the residual's two parts, K) at D = T = 0."""
         f, k = self.frame, self.modes.count
         n, r = f.symbol.order, f.parts.shape[2]
         inner = np.zeros((len(f.beyond_inner), n, k), np.float32)
         outer = np.zeros((len(f.beyond_outer), r, k), np.float32)
         products = np.zeros((k, k))
-        means = np.zeros((n, n), np.float32), np.zeros((r, r), np.float32)
-        chunks = self._chunks(k)
-        sampled = set(np.linspace(0, len(chunks) - 1, min(_SAMPLES, len(chunks))).astype(int))
-        mass = 0.0
-        for number, chunk in enumerate(chunks):
-            inverse = self._inverse(chunk)
-            weights = f.weights[chunk].astype(np.float32)
-            means[0][...] += np.einsum("b,bij->ij", weights, inverse.real)
-            symbols = f.estimates(chunk) if outer.size else None
-            if symbols is not None and number in sampled:
-                few = slice(0, max(1, _SAMPLES // len(sampled)))
-                some = symbols[few]
-                inside = some.conj().transpose(0, 2, 1) @ (inverse[few] @ some)
-                means[1][...] += np.einsum("b,bij->ij", weights[few], inside.real)
-                mass += float(weights[few].sum())
+        for chunk in self.sites.chunks:
             for j in range(chunk.start, chunk.stop):
-                w, where = self._coefficients(j), self.modes.where(j)
+                w, where, one = self.sites.coefficients(j), self.modes.where(j), slice(j, j + 1)
                 if not w.shape[1]:
                     continue
-                z = inverse[j - chunk.start] @ w
+                z = self.sites.solve_at(j, w)
                 if not f.own[j]:
                     z, w = np.hstack((z, -1j * z)), np.hstack((w, -1j * w))
-                one = slice(j, j + 1)
                 inner[:, :, where] = -self._gather(0, one, z[None])
                 products[where, where] = f.weights[j] * (w.conj().T @ z).real
-                if symbols is not None:
-                    seen = symbols[j - chunk.start].conj().T @ z
+                if outer.size:
+                    seen = f.estimates(one)[0].conj().T @ z
                     outer[:, :, where] = self._gather(1, one, seen[None])
-        means[0][...] /= math.prod(f.grid.shape)
-        if mass:
-            means[1][...] /= mass
-        means[1][np.diag_indices(r)] += 1.0
         inner *= f.inner_mask[:, :, None]
         outer *= f.outer_mask[:, :, None]
-        return inner, outer, products, means
+        return inner, outer, products
 
     def run(self) -> Release:
         """Steps until κ is clearly below 1, or for long."""
-        rest, rest_outer, products, means = self._beginning()
+        rest, rest_outer, products = self._beginning()
         inner, outer = np.zeros_like(rest), np.zeros_like(rest_outer)
-        solves = [np.linalg.inv(mean.astype(np.float64)).astype(np.float32) for mean in means]
+        seen, across = self.sites.means(bool(outer.size))
+        across[np.diag_indices(len(across))] += 1.0
+        solves = [np.linalg.inv(x.astype(np.float64)).astype(np.float32) for x in (seen, across)]
         before: tuple[Floats, ...] | None = None
         values, vectors = np.linalg.eigh(products)
         for _ in range(_STEPS):
             if not values.size or not len(rest) + len(rest_outer) or values[-1] < _DONE:
                 break
             active = vectors[:, values > min(_ACTIVE, 0.9 * values[-1])].astype(np.float32)
-            p = (solves[0] @ (rest @ active)) * self.frame.inner_mask[:, :, None]
-            q = (solves[1] @ (rest_outer @ active)) * self.frame.outer_mask[:, :, None]
+            p: Floats = (solves[0] @ (rest @ active)) * self.frame.inner_mask[:, :, None]
+            q: Floats = rest_outer @ active
+            if q.size:
+                q = (solves[1] @ q) * self.frame.outer_mask[:, :, None]
             if before is not None:
                 beta = _dot(before[2], p) + _dot(before[3], q)
                 p, q = p - before[0] @ beta, q - before[1] @ beta
@@ -219,26 +166,25 @@ class _Search:
             before = p, q, hp, hq
         top = float(values[-1]) if values.size else 0.0
         slope = self._slope(inner, outer, vectors[:, -1:]) if top >= _DONE else 0.0
-        return Release(inner, outer, self.unit, self.square, top, slope)
+        return Release(inner, outer, self.sites.unit, self.square, top, slope)
 
     def _slope(self, inner: Floats, outer: Floats, direction: Any) -> float:
         """−dκ/ds² = ‖B⁻¹Yx‖² for the top eigenvector x of K."""
         f = self.frame
         x = direction.astype(np.float32)
         column, column_outer, total = inner @ x, outer @ x, 0.0
-        for chunk in self._chunks(1):
+        for chunk in self.sites.chunks:
             y = self._spread(0, chunk, column)
             if outer.size:
                 y -= f.estimates(chunk) @ self._spread(1, chunk, column_outer)
             for j in range(chunk.start, chunk.stop):
-                w = self._coefficients(j)
+                w = self.sites.coefficients(j)
                 if w.shape[1]:
-                    wide = w if self.frame.own[j] else np.hstack((w, -1j * w))
+                    wide = w if f.own[j] else np.hstack((w, -1j * w))
                     y[j - chunk.start] += wide @ x[self.modes.where(j)]
-            z = self._inverse(chunk) @ y
-            sizes = np.square(np.abs(z)).sum(axis=(1, 2))
-            total += float(sizes @ self.frame.weights[chunk])
-        return total / self.unit**2
+            sizes = np.square(np.abs(self.sites.solve(chunk, y))).sum(axis=(1, 2))
+            total += float(sizes @ f.weights[chunk])
+        return total / self.sites.unit**2
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
@@ -253,23 +199,3 @@ def _rooted(gram: Floats) -> Floats:
     values, vectors = np.linalg.eigh(0.5 * (gram + gram.T).astype(np.float64))
     kept = values > 1e-6 * values[-1]
     return np.asarray(vectors[:, kept] / np.sqrt(values[kept]), np.float32)
-
-
-def _inverted(stack: Complex) -> Complex:
-    """Inverses of Hermitian positive definite matrices. Raises LinAlgError for others."""
-    n = stack.shape[1]
-    if n < 48:
-        np.linalg.cholesky(stack)
-        found: Complex = np.linalg.inv(stack)
-        return found
-    from scipy.linalg.lapack import cpotrf, cpotri
-
-    below = np.tri(n, k=-1, dtype=bool)
-    for matrix in stack:  # Fortran's order sees the transpose, whose inverse is as conjugate
-        factor, failed = cpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
-        if failed:
-            raise np.linalg.LinAlgError("not positive definite")
-        inverse, _ = cpotri(factor, lower=0, overwrite_c=1)
-        lower = inverse.T  # its lower triangle holds the result
-        matrix[...] = np.where(below, lower, lower.conj().T)
-    return stack

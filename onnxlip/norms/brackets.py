@@ -14,13 +14,14 @@ from onnxlip.lowering import Lowerings
 from onnxlip.norms.enclosure import euclid
 from onnxlip.norms.induced import induced_bounds
 from onnxlip.norms.lower import spectral_lower
+from onnxlip.norms.merging import side_by_side
 from onnxlip.norms.probabilistic import ProbabilisticBracket, probabilistic_upper
 from onnxlip.norms.structure import is_empty, isometry, overlap
 from onnxlip.norms.upper import least, meeting, spectral_upper
 from onnxlip.norms.workspace import Bound, Workspace
-from onnxlip.rounding import add_up
+from onnxlip.rounding import add_up, down
 
-__all__ = ["bracket", "joint", "probabilistic_bracket"]
+__all__ = ["bracket", "bracket_with", "joint", "probabilistic_bracket", "refuse_infinite"]
 
 
 def bracket(
@@ -44,8 +45,12 @@ def bracket(
     """
     if lower not in ("lanczos", "power"):
         raise UsageError(f"unknown method '{lower}' of lower ends: use lanczos or power")
-    _refuse_infinite(linear)
-    work = Workspace(lowerings, provider, seed, lower)
+    refuse_infinite(linear)
+    return bracket_with(linear, p, Workspace(lowerings, provider, seed, lower))
+
+
+def bracket_with(linear: LinearMap, p: float, work: Workspace) -> Bracket:
+    """The same with a given workspace, which may know something of the map."""
     with np.errstate(all="ignore"):  # overflow and NaN are handled as values
         if p == 2:
             upper = spectral_upper(linear, work)  # first, as its proof may know the lower end too
@@ -53,7 +58,8 @@ def bracket(
         return _made(*induced_bounds(linear, p, work), linear)
 
 
-def _refuse_infinite(linear: LinearMap) -> None:
+def refuse_infinite(linear: LinearMap) -> None:
+    """Raise ModelError if a coefficient is not finite or products overflow float64."""
     with np.errstate(all="ignore"):
         if is_empty(linear) or math.isfinite(linear.cap()):
             return
@@ -77,7 +83,7 @@ def probabilistic_bracket(
     For several blocks at once, give each its share (`probabilistic.shared`). Not a `Bracket`, whose
     ends are theorems. Raises ModelError as `bracket` does, and UsageError for a δ not offered.
     """
-    _refuse_infinite(linear)
+    refuse_infinite(linear)
     work = Workspace(lowerings, provider, seed)
     with np.errstate(all="ignore"):
         lower = spectral_lower(linear, work)
@@ -98,14 +104,14 @@ def joint(
     """Certified bounds of ‖[A_1 … A_m]‖_p: several inputs, stacked, into one output.
 
     each: the maps' own brackets for this p. p = 1: exactly the largest of them. p = 2: as
-    `upper.meeting` for maps that read disjoint inputs; p = ∞: row sums, else the sum of norms.
-    Small stacks are written out.
+    `upper.meeting` for maps that read disjoint inputs, and as one map where they merge into one;
+    p = ∞: row sums, else the sum of norms. Small stacks are written out.
     """
     if len(maps) == 1:
         return each[0]
     lower = max((Bound(b.lower, b.lower_method) for b in each), key=lambda b: b.value)
-    if p == 2:
-        lower = max(lower, _beside_isometries(maps, each))
+    skips = _beside_isometries(maps, each) if p == 2 else Bound(0.0, "")
+    lower = max(lower, skips)
     uppers = [b.upper for b in each]
     if p == 1:
         top = max(each, key=lambda b: b.upper)
@@ -119,9 +125,25 @@ def joint(
             if dense is not None:
                 lower = max(lower, Bound(dense.lower, "quotient at a singular vector"))
                 upper = least(upper, Bound(dense.upper, "written out, dense Cholesky"))
+            elif not skips.value:  # beside skips, what one branch has as slack is all there is
+                low, high = _as_one(maps, work)
+                lower, upper = max(lower, low), least(upper, high)
             return _made(lower, upper, stacked)
         low, high = induced_bounds(stacked, p, work)
         return _made(max(lower, low), least(high, Bound(add_up(*uppers), "sum")), stacked)
+
+
+def _as_one(maps: Sequence[LinearMap], work: Workspace) -> tuple[Bound, Bound]:
+    """(lower, upper) bounds of ‖[A_1 … A_m]‖₂ by the map that they merge into, if there is one."""
+    one = side_by_side(maps)
+    if one is None:
+        return Bound(0.0, ""), Bound(math.inf, "")
+    upper = spectral_upper(one.linear, work)
+    lower = spectral_lower(one.linear, work)
+    low = max(0.0, down(lower.value - one.error))
+    return Bound(low, lower.method), Bound(
+        add_up(upper.value, one.error), f"merged, {upper.method}"
+    )
 
 
 def _beside_isometries(maps: Sequence[LinearMap], each: Sequence[Bracket]) -> Bound:

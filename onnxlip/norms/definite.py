@@ -41,7 +41,7 @@ import numpy.typing as npt
 from onnxlip.norms.enclosure import UNDERFLOW
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, up
 
-__all__ = ["cholesky_margin", "factored_margin", "proved_margin"]
+__all__ = ["cholesky_margin", "factored", "factored_margin", "proved_margin"]
 
 _LARGE = 64
 _WORTH_SCIPY = 1e10  # operations
@@ -124,3 +124,14 @@ def _pivots(stack: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
             return None
         pivots[j] = np.einsum("ii->i", factor).real
     return pivots
+
+
+def factored(matrix: npt.NDArray[Any]) -> bool:
+    """Whether Cholesky of a Hermitian matrix in C's order succeeds. Its lower triangle is read and
+    overwritten by L; what stands above it means nothing then."""
+    from scipy.linalg.lapack import cpotrf, dpotrf, spotrf, zpotrf
+
+    kinds = {"f": spotrf, "d": dpotrf, "F": cpotrf, "D": zpotrf}
+    # Fortran's order sees the transpose conj(A) = UᴴU, whose upper triangle is L = Uᵀ.
+    _, failed = kinds[matrix.dtype.char](matrix.T, lower=0, clean=0, overwrite_a=1)
+    return not failed

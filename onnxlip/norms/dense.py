@@ -36,7 +36,7 @@ __all__ = ["dense_norm"]
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
-_ENTRIES = 1 << 22  # float64 entries converted at a time (32 MiB)
+_ENTRIES = 1 << 21  # float64 entries converted at a time (16 MiB)
 _STACK = 1 << 24  # float64 entries of all Grams of one stack (128 MiB)
 _IN_PLACE = 1500  # from this order on the Gram is factored in place by scipy
 _DIRECT = 128  # up to this order eigenvalues are computed by an eigenvalue solver

@@ -10,7 +10,7 @@ a place counts as image if it is so on any of them.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +67,15 @@ class Frame:
         """‖Σ_q |K_q|‖_F ≥ ‖K̂(ω)‖_F, rounded up."""
         size = np.abs(self.parts).sum(axis=0)
         return mul_up(float(np.linalg.norm(size)), up(1.0 + gamma(len(self.parts) + size.size)))
+
+    def one_sided(self) -> Frame:
+        """The same with nothing to be released on the outer side."""
+        return replace(self, beyond_outer=self.beyond_outer[:0], outer_mask=self.outer_mask[:0])
+
+    def columns(self, entries: int) -> int:
+        """How many columns over all places beyond the images fit into so many float64 numbers:
+        the search holds some six float32 arrays of them."""
+        return entries // (3 * (self.inner_mask.size + self.outer_mask.size) + 1)
 
     def symbols(self, chunk: slice) -> npt.NDArray[np.complex128]:
         """K̂(ω) at some of the sites, (sites, n, r)."""

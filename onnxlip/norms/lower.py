@@ -43,7 +43,7 @@ _DENSE = 512  # matrices up to this order (the lesser side) have their Gram fact
 _PIXELS = 2304  # a convolution is searched on a crop of at most so many outputs per channel …
 _POLISH, _FINISH = 8, 1e-4  # … and then with at most so many products on the whole image
 _WAVES = 4  # leading vectors of the crop that may be the best on the whole image
-_ENTRIES = 1 << 22  # float64 entries of a matrix converted at a time
+_ENTRIES = 1 << 18  # float64 entries of a matrix converted at a time: 2 MiB, which caches hold
 
 # The power method's, as published, but that steps end where the quotient no longer grows.
 _STEPS = 500
@@ -124,7 +124,7 @@ def _(a: Product, work: Workspace) -> Bound:
 @_lower.register
 def _(a: Convolution, work: Workspace) -> Bound:
     if a.batch > 1:  # I ⊗ A
-        return spectral_lower(work.once(a, "one image", lambda: replace(a, batch=1)), work)
+        return spectral_lower(work.one_image(a), work)
     if work.search == "power":
         return _lower.dispatch(LinearMap)(a, work)
     dense = work.dense(a)

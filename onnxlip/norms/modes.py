@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxlip.norms.definite import factored
 from onnxlip.norms.frame import Frame
 from onnxlip.rounding import gamma, mul_up, up
 
@@ -85,17 +86,8 @@ def _leading(gram: npt.NDArray[Any], level: float) -> tuple[Floats, Complex]:
     """Eigenvalues above `level`, as far as single precision tells, and unit vectors (n, q)."""
     n = len(gram)
     shifted = -gram
-    diagonal = np.einsum("ii->i", shifted)
-    diagonal += np.float32(level)
-    if not np.all(diagonal.real > 0):
-        definite = False
-    else:
-        try:
-            np.linalg.cholesky(shifted)
-            definite = True
-        except np.linalg.LinAlgError:
-            definite = False
-    if definite:
+    np.einsum("ii->i", shifted)[...] += np.float32(level)
+    if factored(shifted):
         return np.zeros(0), np.zeros((n, 0), np.complex128)
     pairs = None if n <= _SMALL else _krylov(gram, level)
     if pairs is None:

@@ -24,7 +24,6 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -162,13 +161,25 @@ class Symbol:
 
     def grams(self, grid: Grid, sites: Ints) -> npt.NDArray[np.complex128]:
         """Ĝ at these sites, (sites, n, n), exactly Hermitian."""
+        t, n, _ = self.correlations.shape
         cos, sin = grid.phases(sites, self.lags)
-        return _hermitian(self.correlations, cos, sin, np.complex128)
+        flat = self.correlations.reshape(t, n * n)
+        gram = np.empty((len(sites), n, n), np.complex128)
+        x = (cos @ flat).reshape(-1, n, n)
+        np.add(x, x.transpose(0, 2, 1), out=gram.real)
+        y = (sin @ flat).reshape(-1, n, n)
+        np.subtract(y, y.transpose(0, 2, 1), out=gram.imag)
+        return gram
 
     def estimates(self, grid: Grid, sites: Ints) -> npt.NDArray[np.complex64]:
         """Ĝ/unit² in single precision, for searches."""
+        t, n, _ = self.correlations.shape
         cos, sin = (x.astype(np.float32) for x in grid.phases(sites, self.lags))
-        return _hermitian(self._single, cos, sin, np.complex64)
+        even, odd = self._singles
+        gram = np.empty((len(sites), n, n), np.complex64)
+        gram.real = (cos @ even.reshape(t, n * n)).reshape(gram.shape)
+        gram.imag = (sin @ odd.reshape(t, n * n)).reshape(gram.shape)
+        return gram
 
     @cached_property
     def unit(self) -> float:
@@ -176,20 +187,11 @@ class Symbol:
         return 2.0 ** (math.frexp(self.cap)[1] // 2 + 1)
 
     @cached_property
-    def _single(self) -> npt.NDArray[np.float32]:
-        return (self.correlations * self.unit**-2).astype(np.float32)
-
-
-def _hermitian(correlations: npt.NDArray[Any], cos: Any, sin: Any, kind: Any) -> npt.NDArray[Any]:
-    """Σ_τ cos(ω·τ) R_τ + its transpose, and i times the same of sines less it."""
-    t, n, _ = correlations.shape
-    flat = correlations.reshape(t, n * n)
-    gram: npt.NDArray[Any] = np.empty((len(cos), n, n), kind)
-    x = (cos @ flat).reshape(-1, n, n)
-    np.add(x, x.transpose(0, 2, 1), out=gram.real)
-    y = (sin @ flat).reshape(-1, n, n)
-    np.subtract(y, y.transpose(0, 2, 1), out=gram.imag)
-    return gram
+    def _singles(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """R_τ + R_τᵀ and R_τ − R_τᵀ: to transpose every Gram would take longer than all else."""
+        scaled = (self.correlations * self.unit**-2).astype(np.float32)
+        turned = scaled.transpose(0, 2, 1)
+        return scaled + turned, scaled - turned
 
 
 def autocorrelation(places: Ints, parts: Floats) -> Symbol:

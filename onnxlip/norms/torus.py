@@ -31,7 +31,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from onnxlip.linear import Convolution
 from onnxlip.norms.border import border_square
-from onnxlip.norms.definite import proved_margin
+from onnxlip.norms.definite import factored, proved_margin
 from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, exponent_of, float64, rescaled
 from onnxlip.norms.frame import frame
@@ -59,17 +59,25 @@ _BUDGET = 4e9  # floating-point operations per group above which a coarser grid 
 _GENEROUS = 20  # … times so much for a grid whose loss is within tolerance
 _LOSSES = (5e-4, 1e-3, 2.5e-3, 5e-3)  # relative losses per axis that a coarser grid may have
 _SLACK = 2.0**-38  # how far s² lies above the maximum that was found
+_SWEEP = 2e10  # sites times cubes of orders that are worth an estimate of what the torus gives
 _SHARPENED = 64  # groups with one channel on a side that `border` is asked for, at most
 _ROOT2 = up(math.sqrt(2.0))
 
 
 @dataclass(frozen=True)
 class TorusBound:
-    """upper ≥ ‖A‖₂; the group of channels that it comes from; which theorem it is."""
+    """upper ≥ ‖A‖₂; the group of channels that it comes from; which theorem it is.
+
+    cost > 0: none yet. `upper` is an estimate of what the torus would give, and the bound was put
+    off, as `Effort.postpone` asked: so many operations, roughly, would sharpen it. grid: what
+    to hand on then as `Effort.grid`.
+    """
 
     upper: float
     group: int
     method: str
+    cost: float = 0.0
+    grid: tuple[Grid, float] | None = None
 
 
 def _outputs(conv: Convolution) -> tuple[int, ...]:
@@ -99,13 +107,17 @@ def torus_shape(conv: Convolution) -> tuple[int, ...]:
 @dataclass(frozen=True)
 class Effort:
     """How far to go. tolerance: relative slack that is good enough; known: a lower bound of ‖A‖₂
-    when asked for one, or 0; columns: the order up to which matrices of modes may be formed;
-    entries: float64 numbers that the correlations of a group may have."""
+    when asked for one, or 0; columns: how many `border` may have, or 0 to leave it; entries:
+    float64 numbers that a group may take; postpone: prove nothing yet where
+    the torus is not within tolerance; grid: which one to take and what its
+    maximum seems to be, if that is known."""
 
     tolerance: float = 2e-3
     known: Callable[[], float] = lambda: 0.0
     columns: int = 0
     entries: int = 1 << 27
+    postpone: bool = False
+    grid: tuple[Grid, float] | None = None
 
 
 def torus_bound(conv: Convolution, effort: Effort = Effort()) -> TorusBound | None:
@@ -129,17 +141,17 @@ def torus_bound(conv: Convolution, effort: Effort = Effort()) -> TorusBound | No
         found = _one_shift(shifted)
     else:
         lags = p if min(m, k) == 1 else math.prod(2 * n + 1 for n in shifted.degrees) // 2 + 1
-        if lags * min(m, k) ** 2 > min(_MEMORY, effort.entries):
+        if lags * min(m, k) ** 2 > min(_MEMORY, effort.entries // 2):
             return None
         grid, factor = _grid_shape(shifted, shape, lags, min(m, k), effort.tolerance)
         goal = math.ldexp(effort.known(), -exponent) * (1.0 + effort.tolerance)
         sharper = None
-        if effort.columns and factor == 1.0 and goal > 0:
+        if (effort.columns or effort.postpone) and factor == 1.0 and goal > 0:
             sharper = _Sharper(conv, shifted, shape, goal, effort)
         bound = _scalar if min(m, k) == 1 else _matrices
         found = bound(shifted, grid, factor, sharper)
     upper = rescaled(Enclosure(0.0, found.upper), exponent).upper
-    return TorusBound(upper, found.group, found.method)
+    return TorusBound(upper, found.group, found.method, found.cost, found.grid)
 
 
 def _one_shift(shifted: Shifts) -> TorusBound:
@@ -193,10 +205,16 @@ class _Sharper:
 
     def bound(self, group: int, symbol: Symbol) -> TorusBound:
         """The torus's bound of one group, or that of `border` where it is not within tolerance."""
-        grid, peak = _Search(symbol).best_grid(_grids(self.shape))
+        hint = self.effort.grid
+        grid, peak = hint or _Search(symbol).best_grid(_grids(self.shape))
         limit, certain = self.goal * self.goal, None
         if peak <= limit:  # then the torus is perhaps as close as is asked for
             certain = _certify_on(symbol, grid, peak, 0.0, limit)
+        if certain is None and self.effort.postpone:
+            seems = _swept(symbol, grid, max(peak, limit))
+            cost = _cost(self.conv, symbol, grid)
+            hint = (grid, seems) if self.conv.groups == 1 else None
+            return TorusBound(math.sqrt(seems), group, "", cost, hint)
         if certain is None:
             of = frame(self.conv, _outputs(self.conv), self.shifted, group, symbol, grid)
             square = border_square(of, limit, peak, self.effort.columns, self.effort.entries)
@@ -217,8 +235,36 @@ class _Sharper:
                 continue
             here = self.bound(int(j), symbol)
             if here.upper > found.upper:
-                found = here
+                found = replace(here, cost=found.cost + here.cost)
+            elif here.cost:
+                found = replace(found, cost=found.cost + here.cost)
         return found
+
+
+def _swept(symbol: Symbol, grid: Grid, floor: float) -> float:
+    """The largest eigenvalue at all sites of a small grid, at least `floor`, as single precision
+    sees it; of a large one only the floor."""
+    n, sites = symbol.order, grid.half()
+    if len(sites) * n**3 > _SWEEP:
+        return floor
+    square, unit = floor, symbol.unit**2
+    step = max(1, _CHUNK // n**2)
+    for i in range(0, len(sites), step):
+        stack = symbol.estimates(grid, sites[i : i + step])
+        shifted = -stack
+        np.einsum("bii->bi", shifted)[...] += np.float32(square / unit)
+        for gram, matrix in zip(stack, shifted, strict=True):
+            if not factored(matrix):
+                square = max(square, unit * _largest(gram))
+    return square
+
+
+def _cost(conv: Convolution, symbol: Symbol, grid: Grid) -> float:
+    """Operations that `border` takes, roughly: factorisations, Grams and symbols at all sites."""
+    t, n, _ = symbol.correlations.shape
+    r = math.prod(conv.grouped.shape[1:]) / n
+    each: float = 12.0 * n**3 + 20.0 * t * n**2 + 100.0 * n * r + 1e5
+    return each * math.prod(grid.shape) / 2
 
 
 def _scalar(
@@ -396,6 +442,6 @@ class _Search:
         step = max(1, _CHUNK // self._symbol.order**2)
         for i in range(0, len(new), step):
             part = new[i : i + step]
-            grams = self._symbol.grams(grid, np.array(part, dtype=np.int64))
-            values = ritz_values(grams, 12, self._rng)
+            grams = self._symbol.estimates(grid, np.array(part, dtype=np.int64))
+            values = ritz_values(grams, 12, self._rng) * self._symbol.unit**2
             seen.update(zip(part, values.tolist(), strict=True))

@@ -8,18 +8,21 @@ better is known, and caps everything else.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import singledispatch
 
+from onnxlip.certificate import LIMITED
 from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Product, Sum, Transposed
+from onnxlip.norms.enclosure import Enclosure
 from onnxlip.norms.lower import spectral_lower
-from onnxlip.norms.structure import is_empty, isometric_core, overlap
-from onnxlip.norms.workspace import Bound, Workspace, coefficient_error
-from onnxlip.rounding import add_up, mul_up, norm_up, sqrt_up
+from onnxlip.norms.merging import Merged, merged, neighbours
+from onnxlip.norms.structure import is_empty, isometric_core, overlap, without_isometries
+from onnxlip.norms.workspace import Bound, Workspace, coefficient_error, multiplications
+from onnxlip.rounding import add_up, down, mul_up, norm_up, sqrt_up
 
 __all__ = ["least", "meeting", "spectral_upper"]
 
-_LIMIT = " (memory limit)"
+_BYTES = 16  # of a bound's memory per number of a merged map: half of it
+_ONE = Enclosure(1.0, 1.0)
 _SHARP = 1e-9  # a written-out matrix whose error is below this needs no other bound
 
 
@@ -28,7 +31,7 @@ def spectral_upper(a: LinearMap, work: Workspace) -> Bound:
     if is_empty(a):
         return Bound(0.0, "empty")
     found = work.once(a, "upper", lambda: _upper(a, work))
-    limited = _LIMIT if found.method.endswith(_LIMIT) else ""
+    limited = LIMITED if found.method.endswith(LIMITED) else ""
     return least(found, Bound(a.cap(), "row and column sums" + limited))
 
 
@@ -52,7 +55,7 @@ def _(a: Monomial, work: Workspace) -> Bound:
 @_upper.register
 def _(a: Matrix, work: Workspace) -> Bound:
     fits = min(a.blocks.shape[1:]) <= max(1, work.largest)
-    return Bound(work.matrix(a).upper, "dense Cholesky" if fits else "Frobenius norm" + _LIMIT)
+    return Bound(work.matrix(a).upper, "dense Cholesky" if fits else "Frobenius norm" + LIMITED)
 
 
 @_upper.register
@@ -63,13 +66,13 @@ def _(a: Transposed, work: Workspace) -> Bound:
 @_upper.register
 def _(a: Convolution, work: Workspace) -> Bound:
     if a.batch > 1:  # I ⊗ A
-        return spectral_upper(work.once(a, "one image", lambda: replace(a, batch=1)), work)
+        return spectral_upper(work.one_image(a), work)
     written = _written_out(a, work)  # the exact norm: no torus is below it
     if written is not None:
         return written
     torus = work.sharpest_torus(a, lambda: spectral_lower(a, work).value)
     if torus is None:
-        return Bound(a.cap(), "row and column sums" + _LIMIT)
+        return Bound(a.cap(), "row and column sums" + LIMITED)
     return Bound(add_up(torus.upper, coefficient_error(a)), torus.method)
 
 
@@ -82,9 +85,8 @@ def _(a: Product, work: Workspace) -> Bound:
     written = _written_out(a, work)
     if written is not None and _is_sharp(a, written.value, work):
         return written
-    factors = [spectral_upper(f, work).value for f in a.factors]
-    product = Bound(mul_up(*factors), "product of factors")
-    return product if written is None else least(written, product)
+    composed = _composed(a, work)
+    return composed if written is None else least(written, composed)
 
 
 @_upper.register
@@ -92,10 +94,14 @@ def _(a: Sum, work: Workspace) -> Bound:
     written = _written_out(a, work)
     if written is not None and _is_sharp(a, written.value, work):
         return written
+    one = merged(a, work.memory // _BYTES)
+    whole = written if one is None else _of_merged(a, one, work)
+    if one is not None and whole is not None and not _is_capped(whole):
+        return whole if written is None else least(written, whole)
     norms = [spectral_upper(s, work).value for s in a.summands]
     columns = overlap(tuple(s.adjoint for s in a.summands))
     met = Bound(meeting(norms, overlap(a.summands), columns), "sum of branches")
-    return met if written is None else least(written, met)
+    return met if whole is None else least(whole, met)
 
 
 def meeting(norms: list[float], rows: int, columns: int) -> float:
@@ -114,6 +120,44 @@ def meeting(norms: list[float], rows: int, columns: int) -> float:
         mul_up(sqrt_up(c), root),
         mul_up(sqrt_up(mul_up(r, c)), max(norms)),
     )
+
+
+def _composed(a: Product, work: Workspace) -> Bound:
+    """Neighbours merged; the product of the factors' norms where nothing merges, which is sharp
+    for factors of a Kronecker product. What is merged has a norm that is seldom above the
+    product, and the factors' own would cost as much again."""
+    rest, scale = without_isometries(a)
+    parts = neighbours(Product(rest), work.memory // _BYTES)
+    if len(parts) == 1:
+        whole = _of_merged(a, parts[0], work, scale)
+        if not _is_capped(whole):
+            return whole
+    bounds = [spectral_upper(part.linear, work) for part in parts]
+    norms = [add_up(b.value, part.error) for b, part in zip(bounds, parts, strict=True)]
+    merging = ", merged" if len(parts) < len(rest) else ""
+    found = Bound(mul_up(scale.upper, *norms), "product of factors" + merging)
+    if not merging or not any(map(_is_capped, bounds)):
+        return found
+    norms = [spectral_upper(f, work).value for f in a.factors]
+    return least(found, Bound(mul_up(*norms), "product of factors"))
+
+
+def _of_merged(a: LinearMap, one: Merged, work: Workspace, scale: Enclosure = _ONE) -> Bound:
+    """‖A‖ = scale·‖B + E‖ ≤ scale(‖B‖ + ‖E‖). What was found of B from below, or is cheaper to
+    find, holds for A less ‖E‖."""
+    b = one.linear
+    upper = spectral_upper(b, work)
+    cheap = work.knows(b, "lower") or multiplications(b) < multiplications(a)
+    if cheap and work.search == "lanczos" and work.dense(a) is None:
+        lower = spectral_lower(b, work)
+        value = down(scale.lower * max(0.0, down(lower.value - one.error)))
+        work.once(a, "lower", lambda: Bound(value, lower.method))
+    return Bound(mul_up(scale.upper, add_up(upper.value, one.error)), f"merged, {upper.method}")
+
+
+def _is_capped(bound: Bound) -> bool:
+    """Whether nothing but sums of moduli was within memory."""
+    return bound.method.endswith(LIMITED)
 
 
 def _written_out(a: LinearMap, work: Workspace) -> Bound | None:

@@ -19,6 +19,7 @@ from onnxlip.operators import Operator
 from onnxlip.rounding import TINY, UNIT, add_up, gamma, mul_up
 
 __all__ = [
+    "LEAST_MEMORY",
     "Bound",
     "Materialised",
     "Workspace",
@@ -33,8 +34,9 @@ _SHORT = 1024  # a map with at most so many rows or columns may be written out a
 _ENTRIES = 4_000_000  # … of at most so many entries (32 MB)
 _PLANE, _WIDE = 256, 16  # beyond these a convolution's torus is as good, and much cheaper
 _BATCH = 1 << 21  # float64 entries of the largest intermediate of one batch of columns
-_CHUNKS = 1 << 26  # bytes that chunks of converted weights and of symbols take
-_COLUMNS = 3000  # modes of a torus that are restricted to the image, at most
+LEAST_MEMORY = 3 << 24  # bytes without which nothing can be done
+_CHUNKS = 1 << 25  # bytes that chunks of converted weights and of symbols take
+_COLUMNS = 400  # modes of a torus whose border is released, at most
 _MEMORY = 1 << 27  # float64 entries that one product may hold (1 GiB)
 
 
@@ -105,7 +107,7 @@ def _widest(a: LinearMap) -> int:
 class Workspace:
     """provider: for float32 iterations; what is proved runs on the CPU in float64. tolerance: the
     relative slack of an upper bound that is good enough; memory: bytes that one map's bounds may
-    take besides its weights."""
+    take besides its weights; sharp: whether tori are sharpened that are not within tolerance."""
 
     lowerings: Lowerings
     provider: str = "cpu"
@@ -113,6 +115,7 @@ class Workspace:
     search: str = "lanczos"  # how lower ends are searched for; "power": the paper's method
     tolerance: float = 2e-3
     memory: int = 2 << 30
+    sharp: bool = True
     _known: dict[tuple[int, str], tuple[LinearMap, Any]] = field(default_factory=dict)
 
     def once(self, a: LinearMap, what: str, compute: Callable[[], T]) -> T:
@@ -122,6 +125,21 @@ class Workspace:
             self._known[key] = (a, compute())  # holding the map keeps its id taken
         found: T = self._known[key][1]
         return found
+
+    @property
+    def devices(self) -> set[str]:
+        """Where products ran."""
+        return {value.device for _, value in self._known.values() if isinstance(value, Operator)}
+
+    @property
+    def fallbacks(self) -> set[str]:
+        """What ran on the CPU though CUDA was chosen."""
+        operators = [v for _, v in self._known.values() if isinstance(v, Operator)]
+        return {told for operator in operators for told in operator.fallbacks}
+
+    def keep(self, a: LinearMap, what: str, value: Any) -> None:
+        """What `once` would compute, computed elsewhere."""
+        self._known[id(a), what] = (a, value)
 
     def knows(self, a: LinearMap, what: str) -> bool:
         """Whether `once` has computed this already."""
@@ -160,16 +178,22 @@ class Workspace:
 
     def torus(self, a: Convolution) -> TorusBound | None:
         """Upper bound of ‖Â‖₂ for the stored kernel."""
-        return self.once(a, "torus", lambda: torus_bound(a, self._effort()))
+        return self.once(a, "torus", lambda: torus_bound(a, self.effort()))
 
     def sharpest_torus(self, a: Convolution, known: Callable[[], float]) -> TorusBound | None:
-        """The same, sharpened until it is within tolerance of `known()` ≤ ‖A‖₂, or for long."""
-        columns = min(_COLUMNS, self.largest // 2)
-        effort = replace(self._effort(), known=known, columns=columns)
+        """The same, if `sharp` until it is within tolerance of `known()` ≤ ‖A‖₂, or for long."""
+        grid = self.once(a, "grid", lambda: None)
+        effort = self.effort(known=known, columns=_COLUMNS if self.sharp else 0, grid=grid)
         return self.once(a, "sharpest torus", lambda: torus_bound(a, effort))
 
-    def _effort(self) -> Effort:
-        return Effort(self.tolerance, entries=max(0, self.memory - _CHUNKS) // 16)
+    def effort(self, **options: Any) -> Effort:
+        """What a torus may take here."""
+        effort = Effort(self.tolerance, entries=max(0, self.memory - _CHUNKS) // 8)
+        return replace(effort, **options)
+
+    def one_image(self, a: Convolution) -> Convolution:
+        """A convolution without its batch, I ⊗ A: of the same norm."""
+        return a if a.batch == 1 else self.once(a, "one image", lambda: replace(a, batch=1))
 
     def materialised(self, a: LinearMap) -> Materialised | None:
         """The map written out, or None where that is too large or overflows."""
