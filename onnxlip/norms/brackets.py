@@ -120,12 +120,15 @@ def joint(
     stacked = _stacked(maps)
     with np.errstate(all="ignore"):
         if p == 2:
-            upper = Bound(meeting(uppers, overlap(tuple(maps)), 1), "sum of branches")
+            most = overlap(tuple(maps))
+            upper = Bound(meeting(uppers, most, 1), "sum of branches")
+            # Beside skips and apart from others one branch's own slack is all there is.
+            sharp = most == 1 or skips.value > 0
             dense = work.dense(stacked)
             if dense is not None:
                 lower = max(lower, Bound(dense.lower, "quotient at a singular vector"))
                 upper = least(upper, Bound(dense.upper, "written out, dense Cholesky"))
-            elif not skips.value:  # beside skips, what one branch has as slack is all there is
+            elif not sharp and upper.value > lower.value * (1.0 + work.tolerance):
                 low, high = _as_one(maps, work)
                 lower, upper = max(lower, low), least(upper, high)
             return _made(lower, upper, stacked)

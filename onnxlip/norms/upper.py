@@ -8,6 +8,7 @@ better is known, and caps everything else.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import singledispatch
 
 from onnxlip.certificate import LIMITED
@@ -16,7 +17,7 @@ from onnxlip.norms.enclosure import Enclosure
 from onnxlip.norms.lower import spectral_lower
 from onnxlip.norms.merging import Merged, merged, neighbours
 from onnxlip.norms.structure import is_empty, isometric_core, overlap, without_isometries
-from onnxlip.norms.workspace import Bound, Workspace, coefficient_error, multiplications
+from onnxlip.norms.workspace import Bound, Workspace, coefficient_error
 from onnxlip.rounding import add_up, down, mul_up, norm_up, sqrt_up
 
 __all__ = ["least", "meeting", "spectral_upper"]
@@ -95,13 +96,17 @@ def _(a: Sum, work: Workspace) -> Bound:
     if written is not None and _is_sharp(a, written.value, work):
         return written
     one = merged(a, work.memory // _BYTES)
-    whole = written if one is None else _of_merged(a, one, work)
-    if one is not None and whole is not None and not _is_capped(whole):
-        return whole if written is None else least(written, whole)
-    norms = [spectral_upper(s, work).value for s in a.summands]
     columns = overlap(tuple(s.adjoint for s in a.summands))
-    met = Bound(meeting(norms, overlap(a.summands), columns), "sum of branches")
-    return met if whole is None else least(whole, met)
+
+    def met(bound: Callable[[LinearMap, Workspace], Bound]) -> Bound:
+        norms = [bound(s, work).value for s in a.summands]
+        return Bound(meeting(norms, overlap(a.summands), columns), "sum of branches")
+
+    if one is None:
+        found = met(spectral_upper)
+    else:
+        found = _tightest(a, work, met, lambda: _of_merged(a, one, work, _ONE))
+    return found if written is None else least(written, found)
 
 
 def meeting(norms: list[float], rows: int, columns: int) -> float:
@@ -123,41 +128,52 @@ def meeting(norms: list[float], rows: int, columns: int) -> float:
 
 
 def _composed(a: Product, work: Workspace) -> Bound:
-    """Neighbours merged; the product of the factors' norms where nothing merges, which is sharp
-    for factors of a Kronecker product. What is merged has a norm that is seldom above the
-    product, and the factors' own would cost as much again."""
+    """The product of the factors' norms, or with neighbours merged."""
     rest, scale = without_isometries(a)
     parts = neighbours(Product(rest), work.memory // _BYTES)
-    if len(parts) == 1:
-        whole = _of_merged(a, parts[0], work, scale)
-        if not _is_capped(whole):
-            return whole
-    bounds = [spectral_upper(part.linear, work) for part in parts]
-    norms = [add_up(b.value, part.error) for b, part in zip(bounds, parts, strict=True)]
-    merging = ", merged" if len(parts) < len(rest) else ""
-    found = Bound(mul_up(scale.upper, *norms), "product of factors" + merging)
-    if not merging or not any(map(_is_capped, bounds)):
-        return found
-    norms = [spectral_upper(f, work).value for f in a.factors]
-    return least(found, Bound(mul_up(*norms), "product of factors"))
+
+    def product(bound: Callable[[LinearMap, Workspace], Bound]) -> Bound:
+        norms = [bound(f, work).value for f in rest]
+        return Bound(mul_up(scale.upper, *norms), "product of factors")
+
+    def merging() -> Bound:
+        if len(parts) == 1:
+            return _of_merged(a, parts[0], work, scale)
+        norms = [add_up(spectral_upper(p.linear, work).value, p.error) for p in parts]
+        return Bound(mul_up(scale.upper, *norms), "product of factors, merged")
+
+    if len(parts) == len(rest):
+        return product(spectral_upper)
+    return _tightest(a, work, product, merging)
 
 
-def _of_merged(a: LinearMap, one: Merged, work: Workspace, scale: Enclosure = _ONE) -> Bound:
-    """‖A‖ = scale·‖B + E‖ ≤ scale(‖B‖ + ‖E‖). What was found of B from below, or is cheaper to
-    find, holds for A less ‖E‖."""
-    b = one.linear
+def _tightest(
+    a: LinearMap,
+    work: Workspace,
+    apart: Callable[[Callable[[LinearMap, Workspace], Bound]], Bound],
+    merging: Callable[[], Bound],
+) -> Bound:
+    """What `merging` gives, or `apart`, the bound by the parts' own, if that is as close as is
+    asked for or may be closer: made of lower ends it is the least that it can come to, and what
+    that takes is little."""
+    goal = spectral_lower(a, work).value * (1.0 + work.tolerance)
+    least_apart = apart(spectral_lower).value
+    found = [apart(spectral_upper)] if least_apart <= goal else []
+    if not found or found[0].value > goal:
+        found.append(merging())
+        if len(found) == 1 and found[0].value > least_apart:
+            found.append(apart(spectral_upper))
+    return least(*found)
+
+
+def _of_merged(a: LinearMap, one: Merged, work: Workspace, scale: Enclosure) -> Bound:
+    """‖A‖ = scale·‖B + E‖ ≤ scale(‖B‖ + ‖E‖). What is known of A from below serves for B."""
+    b = one.linear.of if isinstance(one.linear, Transposed) else one.linear
+    lower = spectral_lower(a, work)
+    known = max(0.0, down(down(lower.value / scale.upper) - one.error))
+    work.once(b, "lower", lambda: Bound(known, lower.method))
     upper = spectral_upper(b, work)
-    cheap = work.knows(b, "lower") or multiplications(b) < multiplications(a)
-    if cheap and work.search == "lanczos" and work.dense(a) is None:
-        lower = spectral_lower(b, work)
-        value = down(scale.lower * max(0.0, down(lower.value - one.error)))
-        work.once(a, "lower", lambda: Bound(value, lower.method))
     return Bound(mul_up(scale.upper, add_up(upper.value, one.error)), f"merged, {upper.method}")
-
-
-def _is_capped(bound: Bound) -> bool:
-    """Whether nothing but sums of moduli was within memory."""
-    return bound.method.endswith(LIMITED)
 
 
 def _written_out(a: LinearMap, work: Workspace) -> Bound | None:

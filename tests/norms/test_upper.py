@@ -23,7 +23,7 @@ from onnxlip.linear import (
     identity,
     selection,
 )
-from onnxlip.norms import torus, workspace
+from onnxlip.norms import torus, upper, workspace
 from onnxlip.norms.structure import isometric_core, overlap, row_support
 from onnxlip.norms.upper import least, meeting, spectral_upper
 from onnxlip.norms.workspace import Bound, Workspace
@@ -62,6 +62,11 @@ def _line_norm(size: int) -> float:
 
 def _no_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "_SHORT", 0)
+
+
+def _no_merging(monkeypatch: pytest.MonkeyPatch) -> None:
+    _no_writing(monkeypatch)
+    monkeypatch.setattr(upper, "merged", lambda a, memory: None)
 
 
 def _no_torus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,10 +136,22 @@ CASES = {
         6.0,
         "dense Cholesky",
     ),
-    "product": Case(
-        Product((Matrix(np.ones((1, 3, 4))), Matrix(np.ones((1, 4, 5))))),
-        math.sqrt(12 * 20),
+    "product": Case(  # W along the channels, a mean along the pixels: W ⊗ P
+        Product((A, Matrix(np.full((1, 1, 9), 1 / 9), outer=7))),
+        svd_norm(A.blocks[0]) / 3,
         "product of factors",
+        _no_writing,
+    ),
+    "product of factors that merge": Case(
+        Product((B, A.adjoint)),
+        svd_norm(B.blocks[0] @ A.blocks[0].T),
+        "merged, dense Cholesky",
+        _no_writing,
+    ),
+    "product of which some merge": Case(
+        Product((B, A.adjoint, Matrix(np.full((1, 1, 9), 1 / 9), outer=5))),
+        svd_norm(B.blocks[0] @ A.blocks[0].T) / 3,
+        "product of factors, merged",
         _no_writing,
     ),
     "product written out": Case(
@@ -142,18 +159,24 @@ CASES = {
         svd_norm(B.blocks[0] @ A.blocks[0].T),
         "written out, dense Cholesky",
     ),
-    "sum": Case(Sum((A, A)), 2 * svd_norm(A.blocks[0]), "sum of branches", _no_writing),
+    "sum": Case(Sum((A, A)), 2 * svd_norm(A.blocks[0]), "sum of branches", _no_merging),
+    "sum of maps that merge": Case(
+        Sum((A, Matrix(-0.5 * A.blocks))),
+        0.5 * svd_norm(A.blocks[0]),
+        "merged, dense Cholesky",
+        _no_writing,
+    ),
     "concatenation": Case(
         Sum((_placed(A, 0, 10), _placed(A, 5, 10))),
         math.sqrt(2) * svd_norm(A.blocks[0]),
         "sum of branches",
-        _no_writing,
+        _no_merging,
     ),
     "split and added": Case(
         Sum((_placed(A, 0, 10).adjoint, _placed(A, 5, 10).adjoint)),
         math.sqrt(2) * svd_norm(A.blocks[0]),
         "sum of branches",
-        _no_writing,
+        _no_merging,
     ),
     "diagonal blocks": Case(
         Sum(
@@ -164,7 +187,7 @@ CASES = {
         ),
         max(svd_norm(A.blocks[0]), svd_norm(B.blocks[0])),
         "sum of branches",
-        _no_writing,
+        _no_merging,
     ),
     "sum written out": Case(
         Sum((A, Matrix(-0.5 * A.blocks))),
