@@ -13,7 +13,7 @@ from onnxlip.bounds.autolip import BlockNorm, largest_gain, network_bound, nonli
 from onnxlip.certificate import LATE, LIMITED
 from onnxlip.errors import NotLipschitzError, Refused, UsageError
 from onnxlip.graph import Graph, build_graph
-from onnxlip.model import Model, load
+from onnxlip.model import Model, let_go, load
 from onnxlip.network import AffineBlock, Network, build_network
 from onnxlip.operators import resolve
 from onnxlip.parallel import Progress
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "Progress", "analyze"]
 
-_MEMORY = 3 << 26  # bytes for norms, at least, if the user does not say
+_MEMORY = 5 << 25  # bytes for norms, at least, if the user does not say
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,14 @@ class Analysis:
     def _bracketed(self, progress: Progress | None) -> Brackets:
         from onnxlip.norms.schedule import brackets
 
-        return brackets(self._items, self.rule_set.lowerings, self.norm, self.effort, progress)
+        def tell(done: int, total: int, name: str) -> None:
+            let_go(self.model)
+            if progress is not None:
+                progress(done, total, name)
+
+        items = self._items
+        let_go(self.model)  # reading the graph has looked at all weights
+        return brackets(items, self.rule_set.lowerings, self.norm, self.effort, tell)
 
     def norms(self, progress: Progress | None = None) -> tuple[BlockNorm, ...]:
         """Brackets of all blocks, in the order of `network.blocks`."""
@@ -321,7 +328,7 @@ def analyze(
     seed: of the random starts of norm estimates; the same seed gives the same figures
     tolerance: slack of the product of all blocks' brackets that is good enough
     memory: bytes that the brackets may take besides the weights (default: as many as the weights,
-        at least 128 MiB); where a block needs more, a cheaper bound is proved and told
+        at least 160 MiB); where a block needs more, a cheaper bound is proved and told
     timeout: seconds after which no bracket is sharpened any more
     confidence: δ of an additional bound that fails with probability at most δ (p = 2)
     lower: how lower ends of brackets are searched for: "lanczos", or "power" (Algorithm 2)

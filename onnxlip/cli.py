@@ -126,7 +126,7 @@ def _parse_size(text: str | None) -> int | None:
     "--memory",
     metavar="SIZE",
     help="For norms, besides the weights, e.g. 512M (default: as much as the weights, at least "
-    "128M). Where it is too small, cheaper bounds are proved.",
+    "160M). Where it is too small, cheaper bounds are proved.",
 )
 @click.option(
     "--timeout",

@@ -24,7 +24,7 @@ from onnxlip.errors import ModelError, ShapeError, UsageError
 from onnxlip.rules import Amendment
 from onnxlip.wire import Bytes, without_weights
 
-__all__ = ["OPSET", "Model", "has_subgraph", "load", "reads"]
+__all__ = ["OPSET", "Model", "has_subgraph", "let_go", "load", "reads"]
 
 OPSET = 21  # older models are converted to this version; newer ones stay as they are
 _LARGE = 1024  # bytes: what is larger is kept out of the converter's way
@@ -98,6 +98,20 @@ def load(
         proto.ir_version,
         digest,
     )
+
+
+def let_go(model: Model) -> None:
+    """Give back what mapped weights take in memory; when read again they come from the file."""
+    import mmap
+
+    if not hasattr(mmap.mmap, "madvise"):
+        return
+    for array in model.constants.values():
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
 def _domain(domain: str) -> str:

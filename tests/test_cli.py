@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from onnxlip.cli import main
+from onnxlip.cli import _parse_size, main
 from onnxlip.report import Report, json_schema
 
 TEXT = "net (float[1,4] x) => (float[1,3] y) { a = MatMul(x, w) y = Relu(a) }"
@@ -169,3 +169,77 @@ def test_as_a_process(path):
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert float(ran.stdout) == pytest.approx(2, rel=1e-6)
+
+
+class TestEffort:
+    """--memory, --tolerance, --timeout, --confidence, --search."""
+
+    def test_all_of_them_together(self, path, capsys):
+        options = ("--memory", "64M", "--tolerance", 0.5, "--timeout", 60, "--search", "power")
+        code, out, err = run(capsys, path, *options)
+        assert (code, err) == (0, "")
+        assert "certified" in out
+
+    @pytest.mark.parametrize(
+        ("text", "size"),
+        [("512", 512), ("2k", 2048), ("1.5M", 3 << 19), ("2G", 2 << 30), ("3GiB", 3 << 30)],
+    )
+    def test_sizes(self, text, size):
+        assert _parse_size(text) == size
+
+    @pytest.mark.parametrize("text", ["much", "-1", "0", "1e400", "nan", "5T"])
+    def test_a_size_that_is_none(self, path, capsys, text):
+        code, _, err = run(capsys, path, f"--memory={text}")
+        assert code == 2
+        assert f"--memory {text}: write it as 512M or 2G" in err
+
+    def test_no_time_left_is_told(self, path, capsys):
+        code, out, _ = run(capsys, path, "--timeout", 0)
+        assert code == 0
+        assert "note: --timeout had passed: cheaper bounds for" in out
+
+    def test_too_little_memory_is_told(self, make_model, tmp_path, capsys):
+        file = tmp_path / "wide.onnx"
+        w = np.random.default_rng(0).standard_normal((2600, 2600))
+        text = "net (float[1,2600] x) => (float[1,2600] y) { y = MatMul(x, w) }"
+        file.write_bytes(make_model(text, w=w).SerializeToString())
+        code, out, _ = run(capsys, file, "--memory", "1M")
+        assert code == 0
+        assert "note: --memory (1 MiB) is too small: cheaper bounds for" in out
+
+    def test_confidence_is_kept_apart(self, path, capsys):
+        code, out, _ = run(capsys, path, "--confidence", "1e-6", "--json")
+        data = json.loads(out)
+        Draft202012Validator(json_schema()).validate(data)
+        assert code == 0
+        assert data["methods"]["autolip"]["kind"] == "certified"
+        assert data["methods"]["autolip, probabilistic"]["kind"] == "probabilistic"
+        assert any("at most 1e-06" in note and "union bound" in note for note in data["notes"])
+        assert data["upper"]["kind"] == "certified"  # nothing was loose
+
+    def test_confidence_where_it_helps(self, make_model, tmp_path, capsys):
+        """Two matrices along different axes of one tensor, and a scaling of every entry between."""
+        rng = np.random.default_rng(0)
+        w, v = rng.standard_normal((2, 40, 40))
+        s = rng.uniform(0.2, 1.0, (40, 40))
+        file = tmp_path / "loose.onnx"
+        text = """net (float[40,40] x) => (float[40,40] y) {
+            a = MatMul(x, v) b = Mul(a, s) y = MatMul(w, b) }"""
+        file.write_bytes(make_model(text, w=w, v=v, s=s).SerializeToString())
+        certified = json.loads(run(capsys, file, "--json")[1])["upper"]["value"]
+        code, out, err = run(capsys, file, "--confidence", "1e-9", "--json", "--max", 1)
+        told = json.loads(out)["upper"]
+        assert code == 1
+        assert "gate exceeded: probabilistic upper bound" in err
+        assert told["kind"] == "probabilistic"
+        dense = np.kron(w, np.eye(40)) @ (s.reshape(-1, 1) * np.kron(np.eye(40), v.T))
+        truth = np.linalg.svd(dense.astype(np.float32).astype(float), compute_uv=False)[0]
+        assert truth * (1 - 1e-6) <= told["value"] <= 1.01 * truth
+        assert told["value"] < 0.9 * certified
+        assert "probabilistic" in run(capsys, file, "--confidence", "1e-9")[1]
+
+    def test_confidence_is_for_the_2_norm(self, path, capsys):
+        code, _, err = run(capsys, path, "--confidence", "1e-6", "--norm", "inf")
+        assert code == 2
+        assert "--confidence is for the 2-norm" in err
+        assert run(capsys, path, "--confidence", "1e-20")[0] == 2

@@ -138,3 +138,16 @@ def test_empty_maps_need_no_session() -> None:
     a = Matrix(np.zeros((1, 0, 4)))
     assert Operator(a, LOWERINGS).matvec(np.ones((2, 4))).shape == (2, 0)
     np.testing.assert_array_equal(Operator(a, LOWERINGS).rmatvec(np.ones((2, 0))), np.zeros((2, 4)))
+
+
+def test_what_fell_back_to_the_cpu_is_a_warning_of_the_report(monkeypatch, make_model):
+    """No CUDA here: the operator only says so; from there on it is the same code."""
+    import onnxlip
+
+    monkeypatch.setattr(Operator, "fallbacks", property(lambda self: ("adjoint: Slice",)))
+    monkeypatch.setattr(Operator, "device", property(lambda self: "cuda"))
+    w = np.random.default_rng(0).standard_normal((12, 12, 3, 3))
+    text = "n (float[1,12,10,10] x) => (float[1,12,10,10] y) { y = Conv<pads=[1,1,1,1]>(x, w) }"
+    report = onnxlip.analyze(make_model(text, w=w))
+    assert report.provider == "cuda"
+    assert "warning: without a CUDA kernel, run on the CPU: adjoint: Slice" in report.notes

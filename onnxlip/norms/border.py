@@ -67,7 +67,7 @@ _SHARE, _DEEPEST = 0.25, 0.5  # … deeper where the torus is far above s²
 _PARTS = (0.0, 0.25, 0.5)  # attempts: s² between the goal and what the torus has
 _RAISES = 3  # … and with the same columns at an s² that is a little larger,
 _NEAR = 1.1  # if κ is below this
-_WIDE = 2  # the other side has so many times more channels (phases of strides): T costs too much
+_WIDE, _MANY = 2, 512  # the other side has so many times more channels: T costs too much
 _CLEAR = 1e-9  # κ is at most 1 less this
 _CHUNK = 1 << 20  # complex entries held at a time
 _ROOT2 = up(math.sqrt(2.0))
@@ -79,7 +79,7 @@ def border_square(frame: Frame, goal: float, peak: float, columns: int, entries:
 
     columns: of V, at most; entries: float64 numbers that may be held.
     """
-    if frame.parts.shape[2] > _WIDE * frame.parts.shape[1]:
+    if frame.parts.shape[2] > max(_MANY, _WIDE * frame.parts.shape[1]):
         frame = frame.one_sided()
     excess = max(0.0, peak - goal)
     for part in _PARTS:
