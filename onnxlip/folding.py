@@ -168,6 +168,7 @@ class _Walk:
 
         from onnxlip.operators import run_graph
 
+        nodes = [self._all_named(proto) for proto in nodes]
         made = {name for proto in nodes for name in proto.output}
         needed = {name for proto in nodes for name in proto.input if name} - made
         inputs, feeds, initializers = [], {}, []
@@ -202,6 +203,25 @@ class _Walk:
                 raise ModelError(
                     f"{self.model.name}: constants cannot be folded (ops {names}): {reason}"
                 ) from None
+
+    def _all_named(self, proto: Any) -> Any:
+        """The node with names for all of any number of outputs: at an unnamed one among them
+        onnxruntime ends the process. What a schema calls optional stays unnamed, for naming that
+        can change what a node does."""
+        from onnx import NodeProto
+
+        schema = self._schema(proto)
+        if all(proto.output) or schema is None or not schema.outputs:
+            return proto
+        last = schema.outputs[-1]
+        if last.option != type(last.option).Variadic:
+            return proto
+        copy = NodeProto()
+        copy.CopyFrom(proto)
+        named = next(filter(None, proto.output), _label(proto))
+        for k, name in enumerate(proto.output):
+            copy.output[k] = name or f"output {k} beside {named}"
+        return copy
 
     # ── shapes ────────────────────────────────────────────────────────────────────────────
 
