@@ -12,6 +12,8 @@ def main(first: int, last: int) -> int:
     warnings.filterwarnings("error", module="onnxlip")  # as in the configuration of pytest
     seen: Counter[str] = Counter()
     for seed in range(first, last):
+        if seed % 100 == 0:  # a runtime that ends the process leaves a trace of where it did
+            print(f"from seed {seed} on", flush=True)
         try:
             outcome = check(seed)
         except Exception as error:
@@ -19,7 +21,10 @@ def main(first: int, last: int) -> int:
             print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
             traceback.print_exc(limit=-4)
             continue
-        seen["refused" if outcome.refusal else "analysed"] += 1
+        kind, _, reason = outcome.refusal.partition(": ")
+        seen[f"refused by {kind}" if kind else "analysed"] += 1
+        if kind == "ModelError":  # a graph is valid: such a refusal is worth a look
+            print(f"seed {seed}: {reason}", flush=True)
         seen["bounds that a quotient comes near"] += outcome.reached > 0.9
         if outcome.exceeding:
             seen["bounds exceeded"] += 1

@@ -137,7 +137,11 @@ def random_graph(
     if inner and b.chance(0.25):
         chosen.append(b.pick(inner))
     b.outputs = list(dict.fromkeys(chosen[-3:]))
-    full = [v for v in inner if b.values[v].size]  # an empty tensor is a constant
+    moving = {x for x in b.inputs if b.values[x].size}
+    for runner in b.runners:  # an empty tensor is a constant, and so is what it alone leads to
+        if moving & set(runner.reads):
+            moving |= {y for y in runner.writes if b.values[y].size}
+    full = [v for v in inner if v in moving]
     if full and b.chance(0.15):
         b.sources = [x for x in b.inputs if b.chance(0.5)] + [b.pick(full)]
     return b

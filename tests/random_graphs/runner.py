@@ -118,6 +118,9 @@ class Runner:
         )
 
     def _reference(self, dtype: Any, probe: Mapping[str, Array]) -> Any:
+        if self.node.op_type == "LRN":
+            # With a small alpha it is so little wrong at the probe that it would be believed.
+            raise CannotRunError("onnx 1.23 loops over images where LRN means channels")
         made = ReferenceEvaluator(self._model(dtype, probe))
         if any(isinstance(n, OpFunction) for n in made.rt_nodes_):
             self.single = True  # function bodies hold float32 constants
