@@ -1,11 +1,13 @@
 """The Cholesky proof, against exact rationals."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from onnxlip.norms.definite import cholesky_margin, proved_margin
+from onnxlip.norms import definite
+from onnxlip.norms.definite import cholesky_margin, factored, proved_margin
 
 from .oracle import definiteness
 
@@ -97,3 +99,38 @@ def test_the_margin_is_that_of_the_docstring(is_complex: bool) -> None:
     found = proved_margin(gram[None].copy(), 1.0)
     assert found is not None
     assert found >= u * 0.75 + 1.25 * u * (np.sqrt(2) * 4 if is_complex else 3)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_every_term_of_the_margin_shows_in_a_coarse_unit(
+    is_complex: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = 1e-4
+    monkeypatch.setattr(definite, "UNIT", unit)
+    monkeypatch.setattr(definite, "gamma", lambda k: k * unit)
+    for n, trace, largest in ((1, 3.0, 3.0), (7, 5.0, 2.0), (400, 9.0, 0.1)):
+        c = unit * (math.sqrt(2) * (2 * n + 4) if is_complex else n + 3)
+        least = unit * largest + c / (1 - c) * trace * (1 + n * unit)
+        assert cholesky_margin(n, trace, largest, is_complex) >= least * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_a_stack_has_the_margin_of_its_worst_matrix(is_complex: bool) -> None:
+    kind = np.complex128 if is_complex else np.float64
+    stack = np.stack([np.diag([1.0, 2.0, x]).astype(kind) for x in (2.0, -50.0, 1.0)])
+    alone = [proved_margin(gram[None].copy(), 4.0) for gram in stack]
+    found = proved_margin(stack, 4.0)
+    assert found is not None
+    assert found >= max(m for m in alone if m is not None)
+
+
+@pytest.mark.parametrize("kind", ["f", "d", "F", "D"])
+def test_factors_stand_in_the_lower_triangle(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal((5, 7)) + (1j * rng.standard_normal((5, 7)) if kind in "FD" else 0)
+    gram = np.ascontiguousarray(w @ w.conj().T).astype(kind)
+    factor, bad = gram.copy(), gram - 30 * np.eye(5, dtype=kind)
+    assert factored(factor)
+    lower = np.tril(factor)
+    assert lower @ lower.conj().T == pytest.approx(gram, rel=1e-4 if kind in "fF" else 1e-12)
+    assert not factored(bad)
