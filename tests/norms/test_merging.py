@@ -21,10 +21,10 @@ from onnxlip.linear import (
     identity,
     selection,
 )
-from onnxlip.norms import bracket, joint, workspace
+from onnxlip.norms import bracket, joint, upper, workspace
 from onnxlip.norms.merging import merged, neighbours, side_by_side
 from onnxlip.norms.upper import meeting, spectral_upper
-from onnxlip.norms.workspace import Workspace
+from onnxlip.norms.workspace import Bound, Workspace
 from onnxlip.operators import Operator
 from onnxlip.registry import built_in
 
@@ -618,3 +618,53 @@ def test_a_strided_1x1_convolution_is_its_matrix() -> None:
     assert found is not None
     assert isinstance(found.linear, Matrix)
     assert found.linear.blocks.shape == (1, 3, 4)
+
+
+def test_multiples_of_isometries_around_what_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "_SHORT", 0)
+    v, w = _gaussian(4, 5, 1, 1), _gaussian(5, 6, 1, 2)
+    outer = Monomial(4, np.array([3, 1, 0, 2]), np.asarray(3.0))
+    inner = Monomial(8, np.array([7, 1, 2, 3, 5, 6]), np.asarray(-0.5))
+    mean = Matrix(np.full((1, 1, 9), 1 / 9), outer=6)
+    for rest, truth in (((inner,), 1.5), ((mean, Monomial(54, None, np.asarray(-0.5))), 0.5)):
+        a = Product((outer, v, w, *rest))
+        found = bracket(a, LOWERINGS, 2.0)
+        assert found.upper_method in ("merged, dense Cholesky", "product of factors, merged")
+        exact = truth * svd_norm(v.blocks[0].astype(np.float64) @ w.blocks[0])
+        assert exact * (1 - 1e-12) <= found.upper <= exact * (1 + 1e-9)
+        assert found.lower <= exact * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("ulps", [1e6, 2.0**40])
+def test_ulps_of_what_is_merged_count(ulps: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """True coefficients may all be larger, or smaller, by ulps · 2⁻⁵³."""
+    monkeypatch.setattr(workspace, "_SHORT", 0)
+    grown, shrunk = 1 + ulps * 2.0**-53, 1 - ulps * 2.0**-53
+    rng = np.random.default_rng(12)
+    v, w = (Matrix(rng.random((1, 5, 5)) + 0.1, relative=ulps) for _ in range(2))
+    mean = Matrix(np.full((1, 1, 9), 1 / 9), outer=5)
+    truth = svd_norm(v.blocks[0] @ w.blocks[0]) / 3
+    assert bracket(Product((v, w, mean)), LOWERINGS, 2.0).upper >= truth * grown**2 * (1 - 1e-13)
+    found = joint([v, w], [bracket(a, LOWERINGS, 2.0) for a in (v, w)], LOWERINGS, 2.0)
+    truth = svd_norm(np.hstack([v.blocks[0], w.blocks[0]]))
+    assert found.upper_method == "merged, dense Cholesky"
+    assert found.upper >= truth * grown * (1 - 1e-13)
+    assert found.lower <= truth * shrunk * (1 + 1e-13)
+
+
+def test_factors_that_are_sharper_than_what_they_merge_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where all leading vectors meet nothing is lost: the merged map may have the looser torus."""
+    monkeypatch.setattr(workspace, "_SHORT", 0)
+    ones = replace(_conv((3, 3, 3), (7,), pad=1), kernel=np.ones((3, 3, 3)))
+    a = Product(
+        (Matrix(np.ones((1, 3, 3)), inner=7), replace(ones, groups=3, kernel=ones.kernel[:, :1]))
+    )
+    work = Workspace(LOWERINGS, tolerance=0.0)
+    product = math.prod(spectral_upper(f, work).value for f in a.factors)
+    assert spectral_upper(a, work).value <= product * (1 + 1e-15)
+    assert spectral_upper(a, Workspace(LOWERINGS)).method == "product of factors"
+    monkeypatch.setattr(upper, "_of_merged", lambda *args: Bound(math.inf, "loose"))
+    unlucky = spectral_upper(a, Workspace(LOWERINGS, tolerance=0.0))
+    assert unlucky.value <= product * (1 + 1e-15)
