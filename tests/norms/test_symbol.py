@@ -4,6 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 
+from onnxlip.norms import symbol as module
 from onnxlip.norms.symbol import Grid, autocorrelation, roots, shifts
 
 
@@ -100,3 +101,21 @@ def test_strides_make_phases() -> None:
     shifted = shifts(np.arange(7.0).reshape(1, 1, 1, 7), (2,), (1,))
     assert shifted.places.tolist() == [[0], [1], [2], [3]]
     assert shifted.parts[:, 0, 0].tolist() == [[0, 1], [2, 3], [4, 5], [6, 0]]
+
+
+@pytest.mark.parametrize("channels", [(3, 2), (2, 5)])
+def test_the_error_is_that_of_the_docstring(
+    channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a coarse unit: √2 γ_{rp+4d+T+1} ‖M‖₁‖M‖_∞, M = Σ|K_q|."""
+    unit = 1e-6
+    monkeypatch.setattr(module, "gamma", lambda k: k * unit)
+    kernel = np.random.default_rng(2).standard_normal((1, *channels, 3, 2))
+    shifted = shifts(kernel, (1, 1), (1, 1))
+    symbol = autocorrelation(shifted.places, shifted.parts[:, 0])
+    size = np.abs(kernel[0]).sum(axis=(2, 3))
+    norms = size.sum(axis=0).max() * size.sum(axis=1).max()
+    terms = max(channels) * 6 + 4 * 2 + len(symbol.lags) + 1
+    assert len(symbol.lags) == (5 * 3 + 1) // 2
+    assert symbol.error >= np.sqrt(2) * terms * unit * norms * (1 - 1e-12)
+    assert symbol.cap >= norms

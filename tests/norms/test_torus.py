@@ -96,6 +96,18 @@ def test_a_kernel_that_attains_the_bernstein_factor(monkeypatch: pytest.MonkeyPa
         assert found.upper >= svd_norm(channels) * 2 * (1 - 1e-12)
 
 
+def test_every_axis_pays_its_bernstein_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[1 1] ⊗ [1 1] on a large plane: from a coarse grid at θ = ½ the supremum is exactly 4."""
+    monkeypatch.setattr(torus, "_BUDGET", 0.0)
+    monkeypatch.setattr(torus, "_LOSSES", (0.05,))
+    for channels in (np.eye(1), np.array([[1.0, 1.0], [1.0, -1.0]])):
+        found = torus_bound(_plain(channels[:, :, None, None] * np.ones((2, 2)), 300))
+        assert found is not None
+        assert found.method == "supremum over all sizes"
+        truth = svd_norm(channels) * (2 * math.cos(math.pi / (2 * 301))) ** 2
+        assert truth <= found.upper <= truth * 1.2
+
+
 def test_the_supremum_serves_every_size_and_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     kernel = rng.standard_normal((4, 3, 3, 3))
@@ -212,3 +224,25 @@ def test_all_that_was_rounded_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
     real = torus.autocorrelation
     monkeypatch.setattr(torus, "autocorrelation", lambda *a: replace(real(*a), error=0.5))
     assert _upper(conv) ** 2 >= (plain**2 + 0.5) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3])
+@pytest.mark.parametrize("channels", [(1, 1), (1, 3), (4, 1)])
+def test_roundings_of_single_channels_show_in_a_coarse_unit(
+    channels: tuple[int, int], unit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = np.random.default_rng(13).standard_normal((*channels, 3, 3))
+    conv, r = _plain(kernel, 9), max(channels)
+    plain = _upper(conv)
+    monkeypatch.setattr(torus, "gamma", lambda k: k * unit)
+    size = float(np.linalg.norm(np.abs(kernel).reshape(r, 9).sum(axis=1)))
+    least = plain * math.sqrt(1 + 2 * r * unit) + math.sqrt(2) * unit * (9 + 4 * 2) * size
+    assert _upper(conv) >= least * (1 - 1e-12)
+
+
+def test_the_supremum_pays_for_the_rounding_of_cosines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torus, "_BUDGET", 0.0)
+    conv = _plain(np.random.default_rng(14).standard_normal((1, 1, 3)), 5000)
+    plain = _upper(conv)
+    monkeypatch.setattr(torus, "UNIT", 1e-3)
+    assert _upper(conv) >= plain * (1 + 1e-3)
