@@ -92,7 +92,10 @@ def _call(job: str, arguments: dict[str, Any]) -> dict[str, Any]:
     if job.startswith("ours."):
         from benchmarks.norms import ours
 
-        return ours.JOBS[job.removeprefix("ours.")](Path(arguments["model"]), arguments["seed"])
+        run_job = ours.JOBS[job.removeprefix("ours.")]
+        return run_job(
+            Path(arguments["model"]), arguments["seed"], arguments.get("tolerance", 0.01)
+        )
     from benchmarks.norms import singles
 
     return singles.measure(job.removeprefix("single."), **arguments)

@@ -20,6 +20,7 @@ from onnxlip.parallel import side_by_side
 
 __all__ = ["JOBS"]
 
+_CLOSE = 6e-4  # estimated error at which a search stops that is to be within 1e-3
 _BASIS = 1 << 30  # bytes that the reference's basis may take
 
 
@@ -34,15 +35,15 @@ def _names(block: AffineBlock) -> list[str]:
     return [f"{block.name} ← {source}" for source in block.inputs]
 
 
-def lower(path: Path, seed: int) -> dict[str, Any]:
-    """Certified lower ends of all linear maps, as a bracket would begin."""
+def lower(path: Path, seed: int, tolerance: float) -> dict[str, Any]:
+    """Certified lower ends of all linear maps, to 1e-3; the largest blocks first."""
     analysis = Analysis(path, seed=seed)
-    blocks = _affine(analysis)
+    blocks = sorted(_affine(analysis), key=lambda b: -b.weights)
     lowerings = analysis.rule_set.lowerings
 
     def one(block: AffineBlock) -> list[float]:
-        maps = block.maps
-        return [spectral_lower(a, Workspace(lowerings, seed=seed)).value for a in maps]
+        work = [Workspace(lowerings, seed=seed, closeness=_CLOSE) for _ in block.inputs]
+        return [spectral_lower(a, w).value for a, w in zip(block.maps, work, strict=True)]
 
     start = time.perf_counter()
     found = side_by_side(one, blocks, lambda b: b.name)
@@ -54,13 +55,13 @@ def lower(path: Path, seed: int) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "lower": values}
 
 
-def bracket(path: Path, seed: int) -> dict[str, Any]:
-    """Brackets of all blocks, as `onnxlip model.onnx` makes them, and the network's bound.
+def bracket(path: Path, seed: int, tolerance: float) -> dict[str, Any]:
+    """Brackets of all blocks, as `onnxlip model.onnx --tolerance …` makes them.
 
     slack: the product of upper/lower over all linear maps; blocks: over the affine blocks, those
     with several inputs taken as one map.
     """
-    analysis = Analysis(path, seed=seed)
+    analysis = Analysis(path, seed=seed, tolerance=tolerance)
     start = time.perf_counter()
     blocks = analysis.network.blocks
     read = time.perf_counter() - start
@@ -89,7 +90,7 @@ def _log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf
 
 
-def reference(path: Path, seed: int) -> dict[str, Any]:
+def reference(path: Path, seed: int, tolerance: float) -> dict[str, Any]:
     """Norms to about 1e-5 from below, by long Lanczos runs on the whole map: what the lower
     ends are held against. Slow, and so kept in the cache."""
     analysis = Analysis(path, seed=seed)
@@ -111,7 +112,7 @@ def _long_lanczos(a: LinearMap, work: Workspace) -> float:
     return max(short, quotient(a, vector.astype(np.float64), work))
 
 
-def profile(path: Path, seed: int) -> dict[str, Any]:
+def profile(path: Path, seed: int, tolerance: float) -> dict[str, Any]:
     """Every linear map by itself, one thread: kind, shape, bracket; CPU seconds, which a shared
     machine disturbs least, of the lower end alone and of the whole bracket, which may share or
     skip what the lower end alone computes."""
@@ -158,7 +159,7 @@ def _kind(a: LinearMap) -> str:
     return f"{type(a).__name__.lower()} {a.rows}×{a.columns}"
 
 
-JOBS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+JOBS: dict[str, Callable[[Path, int, float], dict[str, Any]]] = {
     "lower": lower,
     "bracket": bracket,
     "reference": reference,

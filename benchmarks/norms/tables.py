@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["networks", "profile", "singles"]
+__all__ = ["AIMS", "networks", "profile", "singles"]
 
 Result = Mapping[str, Any]
 
 _TITLES = {"alexnet": "AlexNet", "resnet50": "ResNet-50", "vgg16": "VGG16"}
-_AIMS = {  # lower × faster, slack, bracket × faster, MiB
+AIMS = {  # lower × faster, slack, bracket × faster, MiB
     "alexnet": (12, 1.01, 2, 700),
     "resnet50": (25, 1.025, 4, 350),
     "vgg16": (12, 1.02, 2, 1536),
@@ -27,7 +27,7 @@ def networks(results: Mapping[str, Result]) -> str:
 
 
 def _column(name: str, r: Result) -> dict[str, str]:
-    faster, slack, faster_bracket, memory = _AIMS[name]
+    faster, slack, faster_bracket, memory = AIMS[name]
     authors, lower, bracket = r["authors"], r["lower"], r["bracket"]
     best = _best(r)
     short = {k: 1 - v / best[k] for k, v in lower["lower"].items() if best[k] > 0}

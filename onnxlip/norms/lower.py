@@ -36,7 +36,6 @@ __all__ = ["power_method", "quotient", "search", "spectral_lower"]
 
 Floats = npt.NDArray[np.float64]
 
-_TOLERANCE = 3e-4  # of the search, relative
 _DOUBT = 0.05  # probability, at most, that it stops at an eigenvalue below the top one
 _BLOCK = 8  # vectors that go through a large matrix together
 _DENSE = 512  # matrices up to this order (the lesser side) have their Gram factored instead
@@ -189,7 +188,7 @@ def search(a: LinearMap, work: Workspace, rng: np.random.Generator, leading: int
     Lanczos from a random start; estimates."""
     matrix = isinstance(a, Matrix) and min(a.rows, a.columns) > 8 * _BLOCK
     start = rng.standard_normal((_BLOCK if matrix else 1, a.columns))
-    return _lanczos(a, work, start, _TOLERANCE, doubt=_DOUBT, leading=leading)
+    return _lanczos(a, work, start, work.closeness, doubt=_DOUBT, leading=leading)
 
 
 def _lanczos(

@@ -107,7 +107,8 @@ def _widest(a: LinearMap) -> int:
 class Workspace:
     """provider: for float32 iterations; what is proved runs on the CPU in float64. tolerance: the
     relative slack of an upper bound that is good enough; memory: bytes that one map's bounds may
-    take besides its weights; sharp: whether tori are sharpened that are not within tolerance."""
+    take besides its weights; sharp: whether tori are sharpened that are not within tolerance;
+    closeness: relative error at which the search for a lower end stops (an estimate)."""
 
     lowerings: Lowerings
     provider: str = "cpu"
@@ -116,6 +117,7 @@ class Workspace:
     tolerance: float = 2e-3
     memory: int = 2 << 30
     sharp: bool = True
+    closeness: float = 3e-4
     _known: dict[tuple[int, str], tuple[LinearMap, Any]] = field(default_factory=dict)
 
     def once(self, a: LinearMap, what: str, compute: Callable[[], T]) -> T:
