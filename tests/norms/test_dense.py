@@ -8,6 +8,7 @@ import pytest
 
 from onnxlip.norms import dense
 from onnxlip.norms.dense import dense_norm
+from onnxlip.norms.enclosure import Enclosure
 from onnxlip.rounding import gamma
 
 from .oracle import exactly_bounds, exactly_exceeds, svd_norm
@@ -211,3 +212,29 @@ def test_all_that_was_rounded_is_added() -> None:
     w, u = np.eye(3), np.array([1.0, 0.0, 0.0])
     assert dense._quotient(w, u, 1.0, 0) == pytest.approx(1.0, rel=1e-14)
     assert dense._quotient(w, u, 1e28, 0) <= 1 - gamma(3) * 1e14 * (1 - 1e-6)
+
+
+def test_no_block_of_a_stack_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each on its own turn the largest, whatever the search says of them."""
+    rng = np.random.default_rng(10)
+    for largest in range(3):
+        w = np.stack([np.outer(rng.random(4), rng.random(6)) for _ in range(3)])
+        w /= np.linalg.norm(w, axis=(1, 2))[:, None, None]  # rank one: all of the trace is the top
+        w[largest] *= 1.2
+        truth = svd_norm(w[largest])
+        assert dense._gram(w, 0)[1] >= truth**2 * (1 - 1e-13)
+        assert dense._frobenius(w, 0) >= truth * (1 - 1e-13)
+        for guess in (1.0, 0.0):
+            monkeypatch.setattr(dense, "_top", lambda g, x=guess: (0, x, np.ones(4)))
+            assert dense_norm(w).upper >= truth * (1 - 1e-13)
+            monkeypatch.undo()
+
+
+def test_vectors_other_than_the_longest_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding may have chosen the wrong one."""
+    w = np.random.default_rng(11).standard_normal((2, 1, 9))
+    lengths = np.linalg.norm(w, axis=(1, 2))
+    monkeypatch.setattr(dense, "euclid", lambda x: Enclosure(0.0, 0.0))
+    assert dense_norm(w).upper >= lengths.min() * (1 - 1e-15)
+    monkeypatch.setattr(dense, "gamma", lambda k: k * 1e-6)
+    assert dense_norm(w).upper >= lengths.min() * math.sqrt(1 + 9e-6) * (1 - 1e-14)

@@ -4,6 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from onnxlip.norms import enclosure
 from onnxlip.norms.enclosure import Enclosure, euclid, exponent_of, float64, rescaled
 
 
@@ -70,3 +71,11 @@ def test_scaling_is_exact_and_only_where_needed() -> None:
     e = exponent_of(1e300)
     x = np.array([1e300, -3e299])
     assert np.array_equal(np.ldexp(float64(x, e), e), x)
+
+
+def test_roundings_of_a_sum_show_in_a_coarse_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enclosure, "gamma", lambda k: k * 1e-6)
+    for size in (1, 256, 700):
+        found = euclid(np.ones(size))
+        assert found.upper >= math.sqrt(size * (1 + 257e-6)) * (1 - 1e-15)
+        assert found.lower <= math.sqrt(size * (1 - 257e-6)) * (1 + 1e-15)

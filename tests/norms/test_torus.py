@@ -1,6 +1,7 @@
 """The torus and the size-free supremum, against SVDs of matrices built entry by entry."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnxlip.linear import Convolution
 from onnxlip.norms import torus
 from onnxlip.norms.torus import torus_bound, torus_shape
 
-from .oracle import dense_convolution, random_convolution, svd_norm
+from .oracle import dense_convolution, exactly_bounds, random_convolution, svd_norm
 
 
 def _plain(kernel: np.ndarray, side: int, stride: int = 1, dilation: int = 1) -> Convolution:
@@ -246,3 +247,42 @@ def test_the_supremum_pays_for_the_rounding_of_cosines(monkeypatch: pytest.Monke
     plain = _upper(conv)
     monkeypatch.setattr(torus, "UNIT", 1e-3)
     assert _upper(conv) >= plain * (1 + 1e-3)
+
+
+def _once(value: float | None, then: float) -> Callable[..., float | None]:
+    """A function that gives `value` once, and `then` ever after."""
+    left = [value]
+    return lambda *a, **k: left.pop() if left else then
+
+
+def test_the_largest_of_all_margins_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the last one: of chunks of frequencies, of halves of a stack, of groups of channels."""
+    rng = np.random.default_rng(15)
+    conv = _plain(rng.standard_normal((2, 2, 3)), 9)
+    plain = _upper(conv)
+    monkeypatch.setattr(torus, "proved_margin", _once(0.5, 0.0))
+    monkeypatch.setattr(torus, "_CHUNK", 8)
+    monkeypatch.setattr(torus, "_unproved", lambda grams, square: grams)
+    assert _upper(conv) ** 2 >= (plain**2 + 0.5) * (1 - 1e-9)
+    answers = [0.0, 0.5, None]
+    monkeypatch.setattr(torus, "proved_margin", lambda *a: answers.pop() if answers else 0.0)
+    monkeypatch.setattr(torus, "_CHUNK", 1 << 20)
+    assert _upper(conv) ** 2 >= (plain**2 + 0.5) * (1 - 1e-9)
+    monkeypatch.undo()
+    twice = np.concatenate([conv.kernel, conv.kernel[:, ::-1]])
+    groups = replace(conv, kernel=twice, groups=2)
+    monkeypatch.setattr(torus, "proved_margin", _once(0.5, 0.0))
+    assert _upper(groups) ** 2 >= (plain**2 + 0.5) * (1 - 1e-9)
+    monkeypatch.undo()
+    real, errors = torus.autocorrelation, _once(0.5, 0.0)
+    monkeypatch.setattr(torus, "autocorrelation", lambda *a: replace(real(*a), error=errors()))
+    assert _upper(groups) ** 2 >= (plain**2 + 0.5) * (1 - 1e-9)
+
+
+def test_subnormal_bounds_are_rounded_up() -> None:
+    rng = np.random.default_rng(16)
+    for channels in ((1, 1), (1, 2), (2, 2)):
+        for _ in range(6):
+            kernel = rng.integers(-9, 10, (*channels, 3)) * 5e-324
+            conv = _plain(kernel, 3)
+            assert exactly_bounds(_upper(conv), dense_convolution(conv))
