@@ -16,7 +16,7 @@ from onnxlip.linear import (
     Transposed,
     selection,
 )
-from onnxlip.norms import workspace
+from onnxlip.norms import induced, workspace
 from onnxlip.norms.induced import induced_bounds
 from onnxlip.norms.workspace import Workspace
 from onnxlip.registry import built_in
@@ -117,8 +117,13 @@ def test_composed_maps_beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _truth(dense, 1) <= upper.value == a.cap()
 
 
+@pytest.mark.parametrize("written", [True, False])
 @pytest.mark.parametrize("ulps", [1e6, 2.0**40])
-def test_errors_of_coefficients_are_included(ulps: float) -> None:
+def test_errors_of_coefficients_are_included(
+    ulps: float, written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not written:
+        monkeypatch.setattr(workspace, "_SHORT", 0)
     grown = ulps * 2.0**-53
     rng = np.random.default_rng(5)
     w = np.abs(rng.standard_normal((1, 4, 5)))
@@ -150,3 +155,33 @@ def test_a_large_convolution_needs_no_product() -> None:
     assert induced_bounds(conv, 1.0, _work())[1].value == pytest.approx(
         size.sum(axis=(0, 2, 3)).max(), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("p", [1.0, math.inf])
+def test_roundings_of_sums_show_in_a_coarse_unit(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each end moves by as much as the sums that it comes of may have lost."""
+    unit = 1e-6
+    rng = np.random.default_rng(7)
+    w, m = (np.abs(rng.standard_normal((5, 5))) for _ in range(2))
+    conv = Convolution(np.abs(rng.standard_normal((4, 4, 3))), (7,), (7,), (1,), (1,), (1,))
+    index = np.array([0, 1, 1, 2, 1])
+    repeat = Monomial(3, index, np.abs(rng.standard_normal(5)))
+    dense = np.zeros((5, 3))
+    dense[np.arange(5), index] = repeat.weight
+    both = Product((Matrix(w[None]), Matrix(m[None])))
+    for a, matrix, terms, short in (
+        (conv, dense_convolution(conv), 12, 1024),
+        (both, w @ m, 5, 1024),
+        (both, w @ m, both.terms, 0),
+        (Matrix(w[None]), w, 5, 1024),
+        (repeat, dense, 1 if p == math.inf else 3, 1024),
+    ):
+        monkeypatch.setattr(workspace, "_SHORT", short)
+        truth = _truth(matrix, p)
+        monkeypatch.setattr(induced, "gamma", lambda k: k * unit)
+        monkeypatch.setattr(type(a), "cap", lambda self: math.inf)
+        lower, upper = induced_bounds(a, p, _work())
+        monkeypatch.undo()
+        assert lower.value <= truth * (1 - terms * unit) * (1 + 1e-12)
+        if not isinstance(a, (Matrix, Monomial)):  # whose sums say for themselves what they lost
+            assert upper.value >= truth * (1 + terms * unit) * (1 - 1e-12)
