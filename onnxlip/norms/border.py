@@ -143,7 +143,7 @@ def _proved(frame: Frame, modes: Modes, release: Release) -> float:
         if outer.size:
             waves = _Phases.of(frame, chunk, frame.beyond_outer).of_columns(outer)
             y -= frame.symbols(chunk) @ waves
-        for j, gram in enumerate(frame.symbol.grams(frame.grid, frame.sites[chunk]), i):
+        for j, gram in enumerate(frame.symbol.triangles(frame.grid, frame.sites[chunk]), i):
             w = modes.columns(j)
             y[j - i][:, modes.where(j)] += w if frame.own[j] else np.hstack((w, -1j * w))
             factor, error, length = _factored(gram, w, square, frame.weights[j])
@@ -175,13 +175,13 @@ def _proved(frame: Frame, modes: Modes, release: Release) -> float:
 def _factored(
     gram: Complex, w: Complex, square: float, weight: float
 ) -> tuple[npt.NDArray[Any] | None, float, float]:
-    """(L̂ of B at one site, its part of ε₁, ‖L̂‖_F); `gram` is overwritten."""
+    """(L̂ of B at one site, its part of ε₁, ‖L̂‖_F); `gram`, a lower triangle, is overwritten."""
     n = len(gram)
     error = 0.0
     if w.shape[1]:
         gram -= weight * (w @ w.conj().T)
         size = mul_up(weight, _frobenius(w), _frobenius(w))
-        rest = float(np.linalg.norm(gram)) * (1.0 + 1e-9)
+        rest = mul_up(_ROOT2, float(np.linalg.norm(gram)), 1.0 + 1e-9)  # of both triangles
         error = add_up(mul_up(_ROOT2, gamma(2 * w.shape[1] + 4), size), mul_up(4.0 * UNIT, rest))
     np.negative(gram, out=gram)
     diagonal = np.einsum("ii->i", gram)

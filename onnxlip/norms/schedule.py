@@ -107,7 +107,8 @@ class Brackets:
 class _Draft:
     """A map's bracket, or what is known before its upper end is worth its price.
 
-    lower: of the map; core: of the convolution in it; expected: what the torus seems to give.
+    lower: of the map; core: of the convolution in it; expected: what the torus seems to give;
+    cost > 0: operations that would sharpen it; grid: what makes that a little cheaper.
     """
 
     done: Bracket | None
@@ -163,13 +164,14 @@ class _Schedule:
             self._drafts[k] = drafts
             if norms is not None:
                 self._done[k] = norms
-        if len(self._done) < len(self._items):
-            sharp, tolerance = self._chosen()
-            waiting = [k for k in range(len(self._items)) if k not in self._done]
+        sharp, tolerance = self._chosen()
+        if sharp or len(self._done) < len(self._items):
+            again = {k for k, _ in sharp}
+            waiting = [k for k in range(len(self._items)) if k not in self._done or k in again]
             self._settle(waiting, sharp, tolerance)
-            again = self._short_of(sharp, tolerance)
-            if again:
-                self._settle(sorted({k for k, _ in again}), sharp | again, tolerance)
+            more = self._short_of(sharp, tolerance)
+            if more:
+                self._settle(sorted({k for k, _ in more}), sharp | more, tolerance)
         blocks = tuple(self._done[k] for k in range(len(self._items)))
         return Brackets(blocks, tuple(sorted(self._devices)), tuple(sorted(self._fallbacks)))
 
@@ -217,11 +219,15 @@ class _Schedule:
                 lower = spectral_lower(core, work)
                 effort = work.effort(tolerance=_FINE, known=lambda: lower.value, postpone=True)
                 torus = torus_bound(core, effort)
-                if torus is not None and torus.cost:
-                    low = spectral_lower(a, work)
-                    self._note(work)
-                    return _Draft(None, low, lower, torus.upper, torus.cost, torus.grid)
-                work.keep(core, "sharpest torus", torus)
+                done = None
+                if torus is None or torus.proved:
+                    work.keep(core, "sharpest torus", torus)
+                    done = bracket_with(a, self._p, work)
+                low = spectral_lower(a, work)
+                self._note(work)
+                if torus is None:
+                    return _Draft(done)
+                return _Draft(done, low, lower, torus.upper, torus.cost, torus.grid)
             found = bracket_with(a, self._p, work)
             self._note(work)
             return _Draft(found)
@@ -235,7 +241,7 @@ class _Schedule:
     def _chosen(self) -> tuple[set[tuple[int, int]], float]:
         """(which maps, to which tolerance each), by slack per operation."""
         places = {(k, j): d for k, ds in self._drafts.items() for j, d in enumerate(ds)}
-        open_ = {place: d for place, d in places.items() if d.done is None}
+        open_ = {place: d for place, d in places.items() if d.cost > 0}
         left = math.log1p(self._effort.tolerance) - sum(d.slack for d in places.values())
         tolerance = self._effort.tolerance / (2 * max(1, len(open_)))
         tolerance = min(_SHARP, max(_SHARPEST, tolerance))
@@ -262,7 +268,7 @@ class _Schedule:
             k, j = place
             if left >= 0 or slacks[place] <= tolerance:
                 break
-            if place not in sharp and self._drafts[k][j].done is None:
+            if place not in sharp and self._drafts[k][j].cost > 0:
                 more.add(place)
                 left += slacks[place] - tolerance
         return more
@@ -278,7 +284,8 @@ class _Schedule:
             for j, (a, draft) in enumerate(zip(maps, self._drafts[k], strict=True)):
                 is_sharp = (k, j) in sharp and not late
                 work = self._workspace(k, tolerance=tolerance, sharp=is_sharp)
-                each.append(draft.done or self._finished(a, draft, work))
+                known = draft.done if not is_sharp else None
+                each.append(known or self._finished(a, draft, work))
             return k, self._joined(k, maps, tuple(each))
 
         order = sorted(which, key=lambda k: (-cost(k), k))

@@ -6,7 +6,7 @@ image at shift q, so the symbol is K̂(ω) = Σ_q K_q e^{iω·q}, K_q of shape (
 
     G(ω) = K̂ K̂ᴴ = Σ_τ R_τ e^{iω·τ},   R_τ = Σ_{q − q′ = τ} K_q K_q′ᵀ,   R_{−τ} = R_τᵀ:
 
-    G(ω) = (X + Xᵀ) + i (Y − Yᵀ),   X = Σ_τ cos(ω·τ) R_τ,   Y = Σ_τ sin(ω·τ) R_τ,
+    G(ω) = Σ_τ cos(ω·τ) (R_τ + R_τᵀ) + i Σ_τ sin(ω·τ) (R_τ − R_τᵀ),
 
 sums over half of the lags, R_0 halved (exactly). K̂ᴴK̂ is the same with K_qᵀ, at −ω.
 
@@ -24,13 +24,14 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxlip.rounding import gamma, mul_up, up
 
-__all__ = ["Grid", "Shifts", "Symbol", "autocorrelation", "roots", "shifts"]
+__all__ = ["Grid", "Shifts", "Symbol", "autocorrelation", "roots", "shifts", "whole"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -145,40 +146,48 @@ def shifts(grouped: Floats, strides: tuple[int, ...], dilations: tuple[int, ...]
 class Symbol:
     """G(ω) of one group of channels; see the module.
 
-    lags: (T, d); correlations: (T, n, n), that of lag 0 halved; error ≥ ‖Ĝ(ω) − G(ω)‖₂ and
-    cap ≥ ‖G(ω)‖₂ for every ω.
+    lags: (T, d); even, odd: (T, n(n + 1)/2), the lower triangles of R_τ + R_τᵀ and R_τ − R_τᵀ, that
+    of lag 0 halved; error ≥ ‖Ĝ(ω) − G(ω)‖₂ and cap ≥ ‖G(ω)‖₂ for every ω.
     """
 
     lags: Ints
-    correlations: Floats
+    even: Floats
+    odd: Floats
     error: float
     cap: float
 
-    @property
+    @cached_property
     def order(self) -> int:
         """n."""
-        return int(self.correlations.shape[1])
+        return (math.isqrt(8 * self.even.shape[1] + 1) - 1) // 2
+
+    @cached_property
+    def _below(self) -> Ints:
+        """Where a matrix as one row has its lower triangle."""
+        i, j = np.tril_indices(self.order)
+        return np.asarray(i * self.order + j, np.int64)
+
+    def triangles(self, grid: Grid, sites: Ints) -> npt.NDArray[np.complex128]:
+        """The lower triangles of Ĝ at these sites, (sites, n, n), zeros above."""
+        cos, sin = grid.phases(sites, self.lags)
+        packed = np.empty((len(sites), self.even.shape[1]), np.complex128)
+        packed.real = cos @ self.even
+        packed.imag = sin @ self.odd
+        gram = np.zeros((len(sites), self.order**2), np.complex128)
+        gram[:, self._below] = packed
+        return gram.reshape(-1, self.order, self.order)
 
     def grams(self, grid: Grid, sites: Ints) -> npt.NDArray[np.complex128]:
-        """Ĝ at these sites, (sites, n, n), exactly Hermitian."""
-        t, n, _ = self.correlations.shape
-        cos, sin = grid.phases(sites, self.lags)
-        flat = self.correlations.reshape(t, n * n)
-        gram = np.empty((len(sites), n, n), np.complex128)
-        x = (cos @ flat).reshape(-1, n, n)
-        np.add(x, x.transpose(0, 2, 1), out=gram.real)
-        y = (sin @ flat).reshape(-1, n, n)
-        np.subtract(y, y.transpose(0, 2, 1), out=gram.imag)
-        return gram
+        """Ĝ at these sites, exactly Hermitian."""
+        return whole(self.triangles(grid, sites))
 
     def estimates(self, grid: Grid, sites: Ints) -> npt.NDArray[np.complex64]:
         """Ĝ/unit² in single precision, for searches."""
-        t, n, _ = self.correlations.shape
         cos, sin = (x.astype(np.float32) for x in grid.phases(sites, self.lags))
         even, odd = self._singles
-        gram = np.empty((len(sites), n, n), np.complex64)
-        gram.real = (cos @ even.reshape(t, n * n)).reshape(gram.shape)
-        gram.imag = (sin @ odd.reshape(t, n * n)).reshape(gram.shape)
+        gram = np.empty((len(sites), self.order, self.order), np.complex64)
+        gram.real = (cos @ even).reshape(gram.shape)
+        gram.imag = (sin @ odd).reshape(gram.shape)
         return gram
 
     @cached_property
@@ -188,10 +197,22 @@ class Symbol:
 
     @cached_property
     def _singles(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """R_τ + R_τᵀ and R_τ − R_τᵀ: to transpose every Gram would take longer than all else."""
-        scaled = (self.correlations * self.unit**-2).astype(np.float32)
-        turned = scaled.transpose(0, 2, 1)
-        return scaled + turned, scaled - turned
+        """Both as whole matrices: to turn every Gram round would take longer than all else."""
+        found = []
+        for triangle, sign in ((self.even, 1), (self.odd, -1)):
+            full = np.empty((len(triangle), self.order**2), np.float32)
+            full[:, self._below] = triangle * self.unit**-2
+            above = self._below % self.order * self.order + self._below // self.order
+            full[:, above] = sign * full[:, self._below]
+            found.append(full)
+        return found[0], found[1]
+
+
+def whole(triangles: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Hermitian matrices from their lower triangles (b, n, n), in place."""
+    i, j = np.tril_indices(triangles.shape[1], -1)
+    triangles[:, j, i] = triangles[:, i, j].conj()
+    return triangles
 
 
 def autocorrelation(places: Ints, parts: Floats) -> Symbol:
@@ -205,17 +226,20 @@ def autocorrelation(places: Ints, parts: Floats) -> Symbol:
         lag = tuple(int(a) for a in places[i] - places[j])
         if lag >= (0,) * d:
             pairs.setdefault(lag, []).append((i, j))
-    correlations = np.empty((len(pairs), m, m))
+    below = np.tril_indices(m)
+    even, odd = np.empty((2, len(pairs), len(below[0])))
     for t, (lag, members) in enumerate(pairs.items()):
         left = np.concatenate([parts[i] for i, _ in members], axis=1)
         right = np.concatenate([parts[j] for _, j in members], axis=1)
-        np.matmul(left, right.T, out=correlations[t])
+        correlation = left @ right.T
         if not any(lag):
-            correlations[t] *= 0.5
+            correlation *= 0.5
+        even[t] = (correlation + correlation.T)[below]
+        odd[t] = (correlation - correlation.T)[below]
     size = np.abs(parts).sum(axis=0)
     norms = float(size.sum(axis=0).max()), float(size.sum(axis=1).max())
     cap = mul_up(*norms, up(1.0 + gamma(2 * p + 2 * m + 2 * k)))
     terms = k * p + 4 * d + len(pairs) + 1
     error = mul_up(_ROOT2, gamma(terms), cap)
     lags = np.array(list(pairs), dtype=np.int64).reshape(len(pairs), d)
-    return Symbol(lags, correlations, error, cap)
+    return Symbol(lags, even, odd, error, cap)

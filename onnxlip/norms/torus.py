@@ -44,7 +44,7 @@ from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, exponent_of, float64, rescaled
 from onnxlip.norms.frame import frame
 from onnxlip.norms.krylov import ritz, ritz_values
-from onnxlip.norms.symbol import Grid, Shifts, Symbol, autocorrelation, roots, shifts
+from onnxlip.norms.symbol import Grid, Shifts, Symbol, autocorrelation, roots, shifts, whole
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
 
 __all__ = ["Effort", "TorusBound", "torus_bound", "torus_shape"]
@@ -59,7 +59,7 @@ _BUDGET = 4e9  # floating-point operations per group above which a coarser grid 
 _GENEROUS = 20  # … times so much for a grid whose loss is within tolerance
 _LOSSES = (5e-4, 1e-3, 2.5e-3, 5e-3)  # relative losses per axis that a coarser grid may have
 _SLACK = 2.0**-38  # how far s² lies above the maximum that was found
-_SWEEP = 2e10  # sites times cubes of orders that are worth an estimate of what the torus gives
+_SWEEP = 2e10  # sites times cubes of orders up to which an estimate is cheaper than a proof
 _SHARPENED = 64  # groups with one channel on a side that `border` is asked for, at most
 _ROOT2 = up(math.sqrt(2.0))
 
@@ -68,15 +68,16 @@ _ROOT2 = up(math.sqrt(2.0))
 class TorusBound:
     """upper ≥ ‖A‖₂; the group of channels that it comes from; which theorem it is.
 
-    cost > 0: none yet. `upper` is an estimate of what the torus would give, and the bound was put
-    off, as `Effort.postpone` asked: so many operations, roughly, would sharpen it. grid: what
-    to hand on then as `Effort.grid`.
+    cost > 0: so many operations, roughly, would sharpen it. proved is False where `upper` is only
+    an estimate of what the torus would give, and the proof was put off, as `Effort.postpone`
+    allows. grid: what to hand on then as `Effort.grid`.
     """
 
     upper: float
     group: int
     method: str
     cost: float = 0.0
+    proved: bool = True
     grid: tuple[Grid, float] | None = None
 
 
@@ -108,7 +109,7 @@ def torus_shape(conv: Convolution) -> tuple[int, ...]:
 class Effort:
     """How far to go. tolerance: relative slack that is good enough; known: a lower bound of ‖A‖₂
     when asked for one, or 0; columns: how many `border` may have, or 0 to leave it; entries:
-    float64 numbers that a group may take; postpone: prove nothing yet where
+    float64 numbers that a group may take; postpone: an estimate will do where
     the torus is not within tolerance; grid: which one to take and what its
     maximum seems to be, if that is known."""
 
@@ -151,7 +152,7 @@ def torus_bound(conv: Convolution, effort: Effort = Effort()) -> TorusBound | No
         bound = _scalar if min(m, k) == 1 else _matrices
         found = bound(shifted, grid, factor, sharper)
     upper = rescaled(Enclosure(0.0, found.upper), exponent).upper
-    return TorusBound(upper, found.group, found.method, found.cost, found.grid)
+    return replace(found, upper=upper)
 
 
 def _one_shift(shifted: Shifts) -> TorusBound:
@@ -177,8 +178,8 @@ def _grid_shape(
         shape = tuple(min(m, max(c, 1)) for m, c in zip(exact, coarse, strict=True))
         if cost(shape) <= _BUDGET * (1 if loss > tolerance / 2 else _GENEROUS):
             break
-    for m, whole, degree in zip(shape, exact, shifted.degrees, strict=True):
-        if m < whole:  # cos(πD/2M), from the table for 2M
+    for m, exactly, degree in zip(shape, exact, shifted.degrees, strict=True):
+        if m < exactly:  # cos(πD/2M), from the table for 2M
             factor = mul_up(factor, div_up(1.0, down(float(roots(2 * m)[degree].real) - UNIT)))
     return shape, factor
 
@@ -208,13 +209,14 @@ class _Sharper:
         hint = self.effort.grid
         grid, peak = hint or _Search(symbol).best_grid(_grids(self.shape))
         limit, certain = self.goal * self.goal, None
-        if peak <= limit:  # then the torus is perhaps as close as is asked for
-            certain = _certify_on(symbol, grid, peak, 0.0, limit)
+        cost, proved = _cost(self.conv, symbol, grid), True
+        # To look at all of a large grid costs as much as to prove it, so it is proved at once.
+        at_once = self.effort.postpone and len(grid.half()) * symbol.order**3 > _SWEEP
+        if peak <= limit or at_once:  # the torus is perhaps as close as is asked for
+            certain = _certify_on(symbol, grid, peak, 0.0, math.inf if at_once else limit)
         if certain is None and self.effort.postpone:
-            seems = _swept(symbol, grid, max(peak, limit))
-            cost = _cost(self.conv, symbol, grid)
-            hint = (grid, seems) if self.conv.groups == 1 else None
-            return TorusBound(math.sqrt(seems), group, "", cost, hint)
+            peak, proved = _swept(symbol, grid, max(peak, limit)), False
+            certain = peak, 0.0
         if certain is None:
             of = frame(self.conv, _outputs(self.conv), self.shifted, group, symbol, grid)
             square = border_square(of, limit, peak, self.effort.columns, self.effort.entries)
@@ -224,7 +226,9 @@ class _Sharper:
         assert certain is not None
         square, margin = certain
         upper = sqrt_up(add_up(square, margin, symbol.error, UNDERFLOW))
-        return TorusBound(upper, group, _method(1.0))
+        left = cost if upper > self.goal else 0.0
+        hint = (grid, square) if self.conv.groups == 1 else None
+        return TorusBound(upper, group, _method(1.0), left, proved, hint)
 
     def largest(self, groups: Ints, others: float) -> TorusBound:
         """The largest bound of these groups, in this order; `others` bounds all the rest."""
@@ -234,21 +238,16 @@ class _Sharper:
             if symbol.cap <= mul_up(found.upper, found.upper):
                 continue
             here = self.bound(int(j), symbol)
-            if here.upper > found.upper:
-                found = replace(here, cost=found.cost + here.cost)
-            elif here.cost:
-                found = replace(found, cost=found.cost + here.cost)
+            best = here if here.upper > found.upper else found
+            proved = found.proved and here.proved
+            found = replace(best, cost=found.cost + here.cost, proved=proved)
         return found
 
 
 def _swept(symbol: Symbol, grid: Grid, floor: float) -> float:
-    """The largest eigenvalue at all sites of a small grid, at least `floor`, as single precision
-    sees it; of a large one only the floor."""
-    n, sites = symbol.order, grid.half()
-    if len(sites) * n**3 > _SWEEP:
-        return floor
+    """The largest eigenvalue at all sites, at least `floor`, as single precision sees it."""
     square, unit = floor, symbol.unit**2
-    step = max(1, _CHUNK // n**2)
+    sites, step = grid.half(), max(1, _CHUNK // symbol.order**2)
     for i in range(0, len(sites), step):
         stack = symbol.estimates(grid, sites[i : i + step])
         shifted = -stack
@@ -261,7 +260,7 @@ def _swept(symbol: Symbol, grid: Grid, floor: float) -> float:
 
 def _cost(conv: Convolution, symbol: Symbol, grid: Grid) -> float:
     """Operations that `border` takes, roughly: factorisations, Grams and symbols at all sites."""
-    t, n, _ = symbol.correlations.shape
+    t, n = len(symbol.lags), symbol.order
     r = math.prod(conv.grouped.shape[1:]) / n
     each: float = 12.0 * n**3 + 20.0 * t * n**2 + 100.0 * n * r + 1e5
     return each * math.prod(grid.shape) / 2
@@ -342,7 +341,7 @@ def _certify_on(
     sites = grid.half()
     step = max(1, _CHUNK // symbol.order**2)
     for i in range(0, len(sites), step):
-        grams = symbol.grams(grid, sites[i : i + step])
+        grams = symbol.triangles(grid, sites[i : i + step])
         square, slack = _prove(_unproved(grams, square), square)
         margin = max(margin, slack)
         if square > limit * (1.0 + 2 * _SLACK):
@@ -351,16 +350,20 @@ def _certify_on(
 
 
 def _unproved(grams: npt.NDArray[Any], square: float) -> npt.NDArray[Any]:
-    """Those whose Frobenius norm does not already bound λmax by `square`."""
+    """Those whose Frobenius norm does not already bound λmax by `square`; lower triangles."""
     n = grams.shape[1]
     flat = grams.reshape(len(grams), -1).view(np.float64)
-    frobenius = np.einsum("bi,bi->b", flat, flat) * up(1.0 + gamma(2 * n * n + 2))
+    diagonal = np.einsum("bii->bi", grams).real
+    twice = 2.0 * np.einsum("bi,bi->b", flat, flat) * up(1.0 + gamma(2 * n * n + 4))
+    frobenius = twice - np.einsum("bi,bi->b", diagonal, diagonal) * down(1.0 - gamma(n + 4))
+    frobenius *= up(1.0 + gamma(1))
     keep = ~(frobenius <= down(square * square))
     return grams if keep.all() else grams[keep]
 
 
 def _prove(grams: npt.NDArray[Any], square: float) -> tuple[float, float]:
-    """(s², μ) for a stack: s² = square if possible, else as little more as found necessary."""
+    """(s², μ) for a stack of lower triangles: s² = square if possible, else as little more as found
+    necessary."""
     margin = proved_margin(grams, square)
     if margin is not None:
         return square, margin
@@ -369,7 +372,7 @@ def _prove(grams: npt.NDArray[Any], square: float) -> tuple[float, float]:
         square, first = _prove(grams[:half], square)
         square, second = _prove(grams[half:], square)
         return square, max(first, second)
-    guess, slack = max(square, _largest(grams[0])), _SLACK
+    guess, slack = max(square, _largest(whole(grams.copy())[0])), _SLACK
     while margin is None:
         square = guess * (1.0 + slack) + UNDERFLOW
         margin, slack = proved_margin(grams, square), slack * 8
