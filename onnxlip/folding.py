@@ -168,7 +168,6 @@ class _Walk:
 
         from onnxlip.operators import run_graph
 
-        nodes = [self._all_named(proto) for proto in nodes]
         made = {name for proto in nodes for name in proto.output}
         needed = {name for proto in nodes for name in proto.input if name} - made
         inputs, feeds, initializers = [], {}, []
@@ -182,6 +181,7 @@ class _Walk:
             feeds[name] = array
         outputs = [ValueInfoProto(name=name) for name in wanted]
         graph = helper.make_graph(nodes, "constants", inputs, outputs, initializers)
+        self._make_runnable(graph.node)
         opsets = [helper.make_opsetid(d, v) for d, v in self.model.opsets.items()]
         proto = helper.make_model(
             graph, opset_imports=opsets, ir_version=max(8, min(self.model.ir_version, 10))
@@ -204,24 +204,26 @@ class _Walk:
                     f"{self.model.name}: constants cannot be folded (ops {names}): {reason}"
                 ) from None
 
-    def _all_named(self, proto: Any) -> Any:
-        """The node with names for all of any number of outputs: at an unnamed one among them
-        onnxruntime ends the process. What a schema calls optional stays unnamed, for naming that
-        can change what a node does."""
-        from onnx import NodeProto
+    def _make_runnable(self, nodes: Any) -> None:
+        """Two things that onnxruntime does not bear, changed in place.
 
-        schema = self._schema(proto)
-        if all(proto.output) or schema is None or not schema.outputs:
-            return proto
-        last = schema.outputs[-1]
-        if last.option != type(last.option).Variadic:
-            return proto
-        copy = NodeProto()
-        copy.CopyFrom(proto)
-        named = next(filter(None, proto.output), _label(proto))
-        for k, name in enumerate(proto.output):
-            copy.output[k] = name or f"output {k} beside {named}"
-        return copy
+        At an unnamed output among any number of them it ends the process; what a schema calls
+        optional stays unnamed, for naming that can change what a node does. And it may refuse
+        nodes that share a name.
+        """
+        seen = set()
+        for proto in nodes:
+            if proto.name in seen:
+                proto.ClearField("name")
+            seen.add(proto.name)
+            schema = self._schema(proto)
+            if all(proto.output) or schema is None or not schema.outputs:
+                continue
+            last = schema.outputs[-1]
+            if last.option == type(last.option).Variadic:
+                named = next(filter(None, proto.output), _label(proto))
+                for k, name in enumerate(proto.output):
+                    proto.output[k] = name or f"output {k} beside {named}"
 
     # ── shapes ────────────────────────────────────────────────────────────────────────────
 
