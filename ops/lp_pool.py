@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxlip.ops.families.disjoint_groups import box_of
-from onnxlip.ops.families.windows import window_counts
+from onnxlip.ops.families.windows import require_one_reading, window_counts, windows
 from onnxlip.rounding import mul_up, norm_up
 from onnxlip.rules import Box, Gain, Node, Rule, example, variable
 
@@ -45,6 +45,8 @@ def _gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> float:
 
 
 def _image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
+    if node.op_type == "LpPool":
+        require_one_reading(node, windows(node))  # before what follows trips over another shape
     top = float(np.max(box_of(boxes).magnitude, initial=0.0))
     n, q = _window(node), float(node.attribute("p", 2))
     return Box.of(0.0, mul_up(top, _holder(n, math.inf, q)))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxlip.ops.families.windows import window_counts
+from onnxlip.ops.families.windows import require_one_reading, window_counts, windows
 from onnxlip.rounding import norm_up
 from onnxlip.rules import Box, Gain, Node, Rule, example, variable
 
@@ -27,6 +27,7 @@ def _gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> float:
 
 
 def _image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
+    require_one_reading(node, windows(node))  # before what follows trips over another shape
     box = boxes[0]
     if box is None or o > 0:
         return Box.whole()

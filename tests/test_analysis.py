@@ -269,6 +269,16 @@ class TestRefusals:
         with pytest.raises(NotLipschitzError, match="Sign 'y'"):
             onnxlip.analyze(make_model(text))
 
+    @pytest.mark.parametrize("op", ["MaxPool", "LpPool", "AveragePool"])
+    def test_windows_that_runtimes_read_differently(self, make_model, op):
+        """onnxruntime makes one window of it, shape inference two: what is exported after it may
+        rest on either."""
+        text = f"""n (float[1,2,4] x) => (float[1,2,1,1] z) {{
+            y = {op} <auto_pad = "SAME_UPPER", dilations = [2], kernel_shape = [2], strides = [2]>
+                (x) z = Reshape(y, shape) }}"""
+        with pytest.raises(ModelError, match=f"{op} 'y': runtimes disagree"):
+            onnxlip.analyze(make_model(text, shape=np.array([1, 2, 1, 1])))
+
     def test_unknown_norm(self, mlp):
         with pytest.raises(UsageError, match="use 1, 2 or inf"):
             onnxlip.analyze(mlp, norm=3)

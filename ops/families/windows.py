@@ -73,6 +73,7 @@ def require_one_reading(node: Node, w: Windows) -> None:
 def window_counts(node: Node) -> list[npt.NDArray[np.int64]]:
     """Per axis, in how many windows each input position lies."""
     w = windows(node)
+    require_one_reading(node, w)
     counts = []
     for i, o, k, s, dil, b in zip(
         w.in_spatial, w.out_spatial, w.taps, w.strides, w.dilations, w.begin, strict=True
