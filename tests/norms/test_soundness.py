@@ -192,6 +192,20 @@ def test_dense_composed_and_structured_maps(
             _hold(a, truths, p)
 
 
+@pytest.mark.parametrize("written", [True, False])
+def test_sums_of_copies_are_no_isometry(written: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RᵀB adds rows of B that R copies: ‖RᵀB‖ is not √2 ‖B‖, though RᵀR = 2I."""
+    if not written:
+        monkeypatch.setattr(workspace, "_SHORT", 0)
+    rng = np.random.default_rng(1)
+    copies = Transposed(Monomial(4, np.repeat(np.arange(4), 2)))
+    for _ in range(5):
+        b, c = rng.standard_normal((1, 8, 5)), rng.standard_normal((1, 5, 4))
+        outer, inner = Product((copies, Matrix(b))), Product((Matrix(c), copies))
+        for a in (outer, inner, Product((copies, Matrix(b), Matrix(c), copies))):
+            _hold(a, [_written(a)], 2)
+
+
 def test_the_oracle_decides_what_floating_point_can_not() -> None:
     """Neighbours of an irrational norm fall on both sides; a norm that is a number is itself."""
     rng = np.random.default_rng(0)
