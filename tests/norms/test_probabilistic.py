@@ -185,6 +185,50 @@ def test_the_rounding_margin_covers_planted_errors() -> None:
     assert found.upper**2 >= exact.upper**2 + 1e-4
 
 
+def test_what_was_taken_off_beside_the_tridiagonal_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Products that are not symmetric leave more than α and β: all of it goes into the margin."""
+    rng = np.random.default_rng(9)
+    w, noise = rng.standard_normal((40, 30)), rng.standard_normal((30, 30))
+    matrix = w.T @ w + 1e-3 * (noise - noise.T)
+    seen: list[tuple[np.ndarray, list[float], list[float], float]] = []
+    real = probabilistic._margin
+
+    def spied(
+        basis: np.ndarray, alpha: list[float], beta: list[float], taken: float, error: float
+    ) -> float:
+        seen.append((basis.copy(), list(alpha), list(beta), taken))
+        return real(basis, alpha, beta, taken, error)
+
+    monkeypatch.setattr(probabilistic, "_margin", spied)
+    monkeypatch.setattr(probabilistic, "_PRODUCTS", 12)
+    krylov_upper(lambda x: matrix @ x, gaussian(30, 0), 1e-6, 0.0)
+    for basis, alpha, beta, taken in seen:
+        off = np.diag(beta[: len(alpha) - 1], 1)
+        beside = np.triu(basis @ matrix @ basis.T - np.diag(alpha) - off, 1)
+        assert taken >= np.linalg.norm(beside) * (1 - 1e-9) > 1e-4
+        assert real(basis, alpha, beta, taken, 0.0) >= 3 * taken
+
+
+def test_products_err_by_two_terms_of_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of A and Aᵀ errs by γ_terms cap, so AᵀA by twice that times cap."""
+    unit, seen = 1e-6, []
+    real = probabilistic.krylov_upper
+
+    def spied(*a: object) -> probabilistic.Probabilistic:
+        seen.append(a[-1])
+        return real(*a)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(probabilistic, "gamma", lambda k: k * unit)
+    monkeypatch.setattr(probabilistic, "krylov_upper", spied)
+    for w in (np.eye(3), np.random.default_rng(10).standard_normal((20, 30))):
+        a = Matrix(w[None])
+        probabilistic_upper(a, _work(), 1e-6)
+        scale = 2.0 ** (math.frexp(a.cap())[1] - 1)
+        assert seen[-1] >= 2 * a.terms * unit * (a.cap() / scale) ** 2
+
+
 def test_little_memory_and_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     w = np.random.default_rng(7).standard_normal((1, 200, 300))
     monkeypatch.setattr(probabilistic, "_MEMORY", 8 * 300 * 7)
