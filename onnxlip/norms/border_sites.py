@@ -40,7 +40,7 @@ class Sites:
         n = f.symbol.order
         self.unit = f.symbol.unit
         self._factored = n >= _FACTORED
-        self._keep = len(f.sites) * n * n <= self.entries
+        self._room = self.entries
         widest = max(n, f.parts.shape[2], self.modes.count)
         step = max(1, _CHUNK // (n * widest))
         self.chunks = [slice(i, min(i + step, len(f.sites))) for i in range(0, len(f.sites), step)]
@@ -72,7 +72,8 @@ class Sites:
             else:
                 np.linalg.cholesky(b)
                 found = np.linalg.inv(b)
-            if self._keep:
+            if found.size <= self._room:  # a complex64 takes as much as a float64
+                self._room -= found.size
                 self._kept[chunk.start] = found
         return found
 

@@ -147,7 +147,8 @@ def torus_bound(conv: Convolution, effort: Effort = Effort()) -> TorusBound | No
         grid, factor = _grid_shape(shifted, shape, lags, min(m, k), effort.tolerance)
         goal = math.ldexp(effort.known(), -exponent) * (1.0 + effort.tolerance)
         sharper = None
-        if (effort.columns or effort.postpone) and factor == 1.0 and goal > 0:
+        wanted = effort.columns or effort.postpone or effort.grid
+        if wanted and factor == 1.0 and goal > 0:
             sharper = _Sharper(conv, shifted, shape, goal, effort)
         bound = _scalar if min(m, k) == 1 else _matrices
         found = bound(shifted, grid, factor, sharper)
@@ -212,6 +213,7 @@ class _Sharper:
         cost, proved = _cost(self.conv, symbol, grid), True
         # To look at all of a large grid costs as much as to prove it, so it is proved at once.
         at_once = self.effort.postpone and len(grid.half()) * symbol.order**3 > _SWEEP
+        at_once = at_once or not (self.effort.columns or self.effort.postpone)
         if peak <= limit or at_once:  # the torus is perhaps as close as is asked for
             certain = _certify_on(symbol, grid, peak, 0.0, math.inf if at_once else limit)
         if certain is None and self.effort.postpone:
