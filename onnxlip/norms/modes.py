@@ -75,7 +75,8 @@ def modes_above(frame: Frame, cut: float, most: int) -> Modes | None:
             values *= symbol.unit**2
             if not values.size:
                 continue
-            found[j] = vectors * np.sqrt((values - cut) * (1.0 if own else 0.5))
+            sizes = np.maximum(values - cut, 0.0)  # single precision may see one above that is not
+            found[j] = vectors * np.sqrt(sizes * (1.0 if own else 0.5))
             widths[j + 1] = len(values) * (1 if own else 2)
         if widths.sum() > most:
             return None
