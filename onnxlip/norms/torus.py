@@ -47,7 +47,7 @@ from onnxlip.norms.krylov import ritz, ritz_values
 from onnxlip.norms.symbol import Grid, Shifts, Symbol, autocorrelation, roots, shifts, whole
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
 
-__all__ = ["Effort", "TorusBound", "torus_bound", "torus_shape"]
+__all__ = ["Effort", "TorusBound", "any_size_bound", "torus_bound", "torus_shape"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -60,6 +60,7 @@ _GENEROUS = 20  # … times so much for a grid whose loss is within tolerance
 _LOSSES = (5e-4, 1e-3, 2.5e-3, 5e-3)  # relative losses per axis that a coarser grid may have
 _SLACK = 2.0**-38  # how far s² lies above the maximum that was found
 _SWEEP = 2e10  # sites times cubes of orders up to which an estimate is cheaper than a proof
+_EVERY = 1 << 40  # output sites on an image that stands for all: its torus is never exact
 _SHARPENED = 64  # groups with one channel on a side that `border` is asked for, at most
 _ROOT2 = up(math.sqrt(2.0))
 
@@ -154,6 +155,26 @@ def torus_bound(conv: Convolution, effort: Effort = Effort()) -> TorusBound | No
         found = bound(shifted, grid, factor, sharper)
     upper = rescaled(Enclosure(0.0, found.upper), exponent).upper
     return replace(found, upper=upper)
+
+
+def any_size_bound(conv: Convolution, tolerance: float = 2e-3) -> float | None:
+    """Upper bound of ‖A‖₂ for the stored kernel at every image size and any pads, dilations and
+    strides as they are: for open heights and widths. None where it would take too much memory.
+
+    At most some `tolerance` above the supremum, which large images come close to.
+    """
+    channels = (conv.c_out // conv.groups, conv.c_in // conv.groups)
+    every = replace(
+        conv,
+        in_spatial=tuple(_EVERY * s for s in conv.strides),
+        out_spatial=(_EVERY,) * len(conv.taps),
+        begin=(0,) * len(conv.taps),
+        batch=1,
+    )
+    if 0 in channels or 0 in conv.taps:
+        return 0.0
+    found = torus_bound(every, Effort(tolerance))
+    return None if found is None else found.upper
 
 
 def _one_shift(shifted: Shifts) -> TorusBound:
