@@ -169,19 +169,18 @@ def test_roundings_of_sums_show_in_a_coarse_unit(p: float, monkeypatch: pytest.M
     dense = np.zeros((5, 3))
     dense[np.arange(5), index] = repeat.weight
     both = Product((Matrix(w[None]), Matrix(m[None])))
-    for a, matrix, terms, short in (
-        (conv, dense_convolution(conv), 12, 1024),
-        (both, w @ m, 5, 1024),
-        (both, w @ m, both.terms, 0),
-        (Matrix(w[None]), w, 5, 1024),
-        (repeat, dense, 1 if p == math.inf else 3, 1024),
+    for a, matrix, terms, below, short in (
+        (conv, dense_convolution(conv), 12, 12, 1024),
+        (both, w @ m, 5, 5, 1024),
+        (both, w @ m, both.terms, both.terms + 5, 0),  # a product, and the sum of its row
+        (Matrix(w[None]), w, 5, 5, 1024),
+        (repeat, dense, 0, 1 if p == math.inf else 3, 1024),
     ):
         monkeypatch.setattr(workspace, "_SHORT", short)
         truth = _truth(matrix, p)
         monkeypatch.setattr(induced, "gamma", lambda k: k * unit)
-        monkeypatch.setattr(type(a), "cap", lambda self: math.inf)
         lower, upper = induced_bounds(a, p, _work())
         monkeypatch.undo()
-        assert lower.value <= truth * (1 - terms * unit) * (1 + 1e-12)
+        assert lower.value <= truth * (1 - below * unit) * (1 + 1e-12)
         if not isinstance(a, (Matrix, Monomial)):  # whose sums say for themselves what they lost
             assert upper.value >= truth * (1 + terms * unit) * (1 - 1e-12)
