@@ -206,6 +206,33 @@ def test_sums_of_copies_are_no_isometry(written: bool, monkeypatch: pytest.Monke
             _hold(a, [_written(a)], 2)
 
 
+def test_factors_in_line_with_each_other_leave_no_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Top singular vectors meet, so that ‖A‖‖B‖ is the norm: multiples of isometries around, and
+    errors of coefficients within, would be missed at once."""
+    monkeypatch.setattr(workspace, "_SHORT", 0)
+    n, rng = 6, np.random.default_rng(2)
+    line = Convolution(np.array([[[1.0, 2.0, 1.0]]]), (n,), (n,), (1,), (1,), (1,))
+    top = np.sin(np.pi * np.arange(1, n + 1) / (n + 1))  # of the line, and so of what stands inside
+    w, m = np.outer(top, rng.random(4) + 0.1), rng.random((4, 5)) + 0.1
+    for ulps in (0.0, 2.0**36):
+        first, second = Matrix(w[None], relative=ulps), Matrix(m[None])
+        around = Monomial(n, rng.permutation(n), np.asarray(-3.0))
+        inside = Monomial(5, rng.permutation(5), np.asarray(1.5))
+        for factors in (
+            (line, first, second),
+            (around, line, first, second),
+            (line, first, second, inside),
+            (around, line, first, second, inside),
+        ):
+            truth = _written(factors[-1])
+            for factor in factors[-2::-1]:
+                exact = _written(factor)
+                if factor is first and ulps:
+                    exact = exact.moved(ulps, np.ones(exact.ints.shape))
+                truth = exact @ truth
+            _hold(Product(factors), [truth], 2)
+
+
 def test_the_oracle_decides_what_floating_point_can_not() -> None:
     """Neighbours of an irrational norm fall on both sides; a norm that is a number is itself."""
     rng = np.random.default_rng(0)
