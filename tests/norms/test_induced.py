@@ -162,17 +162,18 @@ def test_roundings_of_sums_show_in_a_coarse_unit(p: float, monkeypatch: pytest.M
     """Each end moves by as much as the sums that it comes of may have lost."""
     unit = 1e-6
     rng = np.random.default_rng(7)
-    w, m = (np.abs(rng.standard_normal((5, 5))) for _ in range(2))
+    w, m = np.abs(rng.standard_normal((5, 5))), np.abs(rng.standard_normal((5, 28)))
     conv = Convolution(np.abs(rng.standard_normal((4, 4, 3))), (7,), (7,), (1,), (1,), (1,))
     index = np.array([0, 1, 1, 2, 1])
     repeat = Monomial(3, index, np.abs(rng.standard_normal(5)))
     dense = np.zeros((5, 3))
     dense[np.arange(5), index] = repeat.weight
-    both = Product((Matrix(w[None]), Matrix(m[None])))
+    both = Product((Matrix(m[None]), conv))  # which are no single convolution or matrix
+    whole, summed = m @ dense_convolution(conv), 28 if p == math.inf else 5
     for a, matrix, terms, below, short in (
         (conv, dense_convolution(conv), 12, 12, 1024),
-        (both, w @ m, 5, 5, 1024),
-        (both, w @ m, both.terms, both.terms + 5, 0),  # a product, and the sum of its row
+        (both, whole, summed, summed, 1024),
+        (both, whole, both.terms, both.terms + summed, 0),  # a product, and the sum of its row
         (Matrix(w[None]), w, 5, 5, 1024),
         (repeat, dense, 0, 1 if p == math.inf else 3, 1024),
     ):
