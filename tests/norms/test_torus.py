@@ -9,7 +9,7 @@ import pytest
 
 from onnxlip.linear import Convolution
 from onnxlip.norms import torus
-from onnxlip.norms.torus import torus_bound, torus_shape
+from onnxlip.norms.torus import Effort, TorusBound, torus_bound, torus_shape
 
 from .oracle import dense_convolution, exactly_bounds, random_convolution, svd_norm
 
@@ -286,3 +286,41 @@ def test_subnormal_bounds_are_rounded_up() -> None:
             kernel = rng.integers(-9, 10, (*channels, 3)) * 5e-324
             conv = _plain(kernel, 3)
             assert exactly_bounds(_upper(conv), dense_convolution(conv))
+
+
+@pytest.mark.parametrize("channels", [(2, 2), (1, 1)])
+def test_a_torus_that_is_close_enough_adds_all_that_was_rounded(
+    channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As does one that `border` did not sharpen."""
+    conv = _plain(np.random.default_rng(17).standard_normal((*channels, 3)), 9)
+    plain = _upper(conv)
+    real = torus.autocorrelation
+    for known in (plain * 0.9995, plain * 0.9):
+        effort = Effort(1e-3, lambda x=known: x, 1000)
+        monkeypatch.setattr(torus, "border_square", lambda *a: math.inf)
+        for name, planted in (
+            ("proved_margin", lambda *a: 0.5),
+            ("autocorrelation", lambda *a: replace(real(*a), error=0.5)),
+        ):
+            if channels == (1, 1) and known > 0.99 * plain:
+                continue  # the sum of squares itself was close enough
+            with monkeypatch.context() as patch:
+                patch.setattr(torus, name, planted)
+                found = torus_bound(conv, effort)
+            assert found is not None
+            assert found.upper**2 >= (plain**2 + 0.5) * (1 - 1e-9)
+
+
+def test_groups_that_need_no_sharpening_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = (
+        np.random.default_rng(18).standard_normal((1, 1, 3)) * np.array([3, 1, 2])[:, None, None]
+    )
+    conv = replace(_plain(kernel, 9), groups=3)
+    truth = svd_norm(dense_convolution(conv))
+    monkeypatch.setattr(
+        torus._Sharper, "bound", lambda self, group, symbol: TorusBound(0.0, group, "none")
+    )
+    found = torus_bound(conv, Effort(1e-6, lambda: 0.99 * truth, 1000))
+    assert found is not None
+    assert 2 / 3 * truth * (1 - 1e-13) <= found.upper < truth
