@@ -313,9 +313,8 @@ def test_a_torus_that_is_close_enough_adds_all_that_was_rounded(
 
 
 def test_groups_that_need_no_sharpening_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = (
-        np.random.default_rng(18).standard_normal((1, 1, 3)) * np.array([3, 1, 2])[:, None, None]
-    )
+    line = np.random.default_rng(18).standard_normal((1, 1, 3))
+    kernel = line * np.array([3, 1, 2])[:, None, None]
     conv = replace(_plain(kernel, 9), groups=3)
     truth = svd_norm(dense_convolution(conv))
     monkeypatch.setattr(
