@@ -16,7 +16,7 @@ from onnxlip.graph import Graph, build_graph
 from onnxlip.model import Model, let_go, load
 from onnxlip.network import AffineBlock, Network, build_network
 from onnxlip.operators import resolve
-from onnxlip.parallel import Progress
+from onnxlip.parallel import Progress, give_back
 from onnxlip.registry import RuleSet, rule_set
 from onnxlip.report import BlockReport, Bound, Method, Pair, Report, norm_name
 from onnxlip.rules import Rule
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "Progress", "analyze"]
 
+_LARGE = 1 << 16  # entries of a block's constants from which on its memory matters
 _MEMORY = 5 << 25  # bytes for norms, at least, if the user does not say
 
 
@@ -102,10 +103,13 @@ class Analysis:
 
         def tell(done: int, total: int, name: str) -> None:
             let_go(self.model)
+            if is_large:
+                give_back()
             if progress is not None:
                 progress(done, total, name)
 
         items = self._items
+        is_large = any(item.weights > _LARGE for item in items)
         let_go(self.model)  # reading the graph has looked at all weights
         return brackets(items, self.rule_set.lowerings, self.norm, self.effort, tell)
 

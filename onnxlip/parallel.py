@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
-__all__ = ["Progress", "cores", "side_by_side"]
+__all__ = ["Progress", "cores", "give_back", "side_by_side"]
 
 Progress = Callable[[int, int, str], None]
 T = TypeVar("T")
@@ -25,6 +25,18 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def give_back() -> None:
+    """Give what is free in this process's heap back to the system, where the C library can: blocks
+    allocate and free arrays of all sizes, and peaks would add up over them."""
+    import ctypes
+
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return
+    trim(0)
 
 
 def side_by_side(

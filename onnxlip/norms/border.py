@@ -69,7 +69,7 @@ _RAISES = 3  # … and with the same columns at an s² that is a little larger,
 _NEAR = 1.1  # if κ is below this
 _WIDE, _MANY = 2, 512  # the other side has so many times more channels: T costs too much
 _CLEAR = 1e-9  # κ is at most 1 less this
-_CHUNK = 1 << 20  # complex entries held at a time
+_CHUNK = 1 << 18  # complex entries held at a time
 _ROOT2 = up(math.sqrt(2.0))
 
 

@@ -65,6 +65,7 @@ class _Search:
     def __init__(self, frame: Frame, modes: Modes, square: float, entries: int) -> None:
         self.frame, self.modes, self.square = frame, modes, square
         held = 3 * modes.count * (frame.inner_mask.size + frame.outer_mask.size)
+        held += 4 * frame.symbol.even.size + 2 * frame.parts.size  # single precision included
         self.sites = Sites(frame, modes, square, max(0, entries - held))
         size = 1.0 / math.sqrt(math.prod(frame.grid.shape))
         self._waves = [

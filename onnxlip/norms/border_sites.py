@@ -22,7 +22,7 @@ Complex = npt.NDArray[np.complex64]
 
 _FACTORED = 96  # from this order on a factorisation pays
 _SAMPLES = 4  # sites that the mean of the inverses is taken of
-_CHUNK = 1 << 20  # complex entries held at a time
+_CHUNK = 1 << 18  # complex entries held at a time
 
 
 @dataclass(eq=False)

@@ -60,7 +60,7 @@ def probable_uppers(
         whole = each[0] if len(each) == 1 else meeting(list(each), overlap(maps), 1)
         return Uppers(each, min(whole, norm.whole.upper), each != certified)
 
-    needs = [item.memory for item in items]
+    needs = [item.memory(False) for item in items]
     return side_by_side(
         one,
         range(len(items)),

@@ -26,7 +26,7 @@ Single = npt.NDArray[np.complex64]
 _SMALL = 96  # up to this order an eigenvalue solver is as fast
 _BLOCK = 8
 _CLOSE = 0.2  # residuals of Ritz vectors, in parts of the distance between s² and the cut
-_CHUNK = 1 << 20  # complex entries held at a time
+_CHUNK = 1 << 19  # complex entries held at a time
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,13 +74,13 @@ class Item:
     shapes: Sequence[tuple[int, int]]
     weights: int
 
-    @property
-    def memory(self) -> int:
-        """Bytes, roughly: the Gram of a matrix, or some six float64 copies of a kernel."""
+    def memory(self, sharp: bool) -> int:
+        """Bytes, roughly: the Gram of a matrix, or some float64 copies of a kernel and of its
+        correlations, and more of them where a convolution is sharpened."""
         short = min(min(shape) for shape in self.shapes)
-        dense = any(rows * columns <= 2 * self.weights for rows, columns in self.shapes)
-        work = 8 * short * short if dense else 64 * self.weights
-        return LEAST_MEMORY + work
+        if any(rows * columns <= 2 * self.weights for rows, columns in self.shapes):
+            return (1 << 23) + 8 * (short * short + min(self.weights, 1 << 22))
+        return (1 << 24) + (90 if sharp else 40) * self.weights
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class _Schedule:
 
     def run(self) -> Brackets:
         order = sorted(range(len(self._items)), key=lambda k: -self._items[k].weights)
-        for k, drafts, norms in self._side_by_side(order, self._first):
+        for k, drafts, norms in self._side_by_side(order, self._first, sharp=False):
             self._drafts[k] = drafts
             if norms is not None:
                 self._done[k] = norms
@@ -175,8 +175,8 @@ class _Schedule:
         blocks = tuple(self._done[k] for k in range(len(self._items)))
         return Brackets(blocks, tuple(sorted(self._devices)), tuple(sorted(self._fallbacks)))
 
-    def _side_by_side(self, order: Sequence[int], work: Callable[[int], R]) -> list[R]:
-        needs = [self._items[k].memory for k in order]
+    def _side_by_side(self, order: Sequence[int], work: Callable[[int], R], sharp: bool) -> list[R]:
+        needs = [self._items[k].memory(sharp) for k in order]
         return side_by_side(
             work,
             order,
@@ -188,7 +188,7 @@ class _Schedule:
         )
 
     def _workspace(self, k: int, **options: Any) -> Workspace:
-        granted = max(LEAST_MEMORY, min(self._items[k].memory, self._effort.memory))
+        granted = max(LEAST_MEMORY, min(self._items[k].memory(True), self._effort.memory))
         e = self._effort
         work = Workspace(self._lowerings, e.provider, e.seed, e.lower, memory=granted)
         return replace(work, **options)
@@ -217,6 +217,8 @@ class _Schedule:
             core = _core(a, work) if self._p == 2 else None
             if core is not None:
                 lower = spectral_lower(core, work)
+                self._note(work)
+                work.let_go()  # what comes needs memory, and no products
                 effort = work.effort(tolerance=_FINE, known=lambda: lower.value, postpone=True)
                 torus = torus_bound(core, effort)
                 done = None
@@ -289,7 +291,7 @@ class _Schedule:
             return k, self._joined(k, maps, tuple(each))
 
         order = sorted(which, key=lambda k: (-cost(k), k))
-        self._done |= dict(self._side_by_side(order, one))
+        self._done |= dict(self._side_by_side(order, one, sharp=True))
 
     def _finished(self, a: LinearMap, draft: _Draft, work: Workspace) -> Bracket:
         with np.errstate(all="ignore"):

@@ -227,11 +227,10 @@ def autocorrelation(places: Ints, parts: Floats) -> Symbol:
         if lag >= (0,) * d:
             pairs.setdefault(lag, []).append((i, j))
     below = np.tril_indices(m)
+    correlation: Any
     even, odd = np.empty((2, len(pairs), len(below[0])))
     for t, (lag, members) in enumerate(pairs.items()):
-        left = np.concatenate([parts[i] for i, _ in members], axis=1)
-        right = np.concatenate([parts[j] for _, j in members], axis=1)
-        correlation = left @ right.T
+        correlation = sum(parts[i] @ parts[j].T for i, j in members)
         if not any(lag):
             correlation *= 0.5
         even[t] = (correlation + correlation.T)[below]

@@ -53,7 +53,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Site = tuple[int, ...]
 
-_CHUNK = 1 << 20  # complex entries of the Grams held at a time (16 MiB, times a few)
+_CHUNK = 1 << 19  # complex entries of the Grams held at a time (8 MiB, times a few)
 _MEMORY = 1 << 27  # float64 entries of all correlations of one group (1 GiB)
 _BUDGET = 4e9  # floating-point operations per group above which a coarser grid is taken
 _GENEROUS = 20  # … times so much for a grid whose loss is within tolerance

@@ -139,6 +139,12 @@ class Workspace:
         operators = [v for _, v in self._known.values() if isinstance(v, Operator)]
         return {told for operator in operators for told in operator.fallbacks}
 
+    def let_go(self) -> None:
+        """Drop all operators, with their sessions and copies of weights; they are made anew."""
+        found = [key for key, (_, value) in self._known.items() if isinstance(value, Operator)]
+        for key in found:
+            del self._known[key]
+
     def keep(self, a: LinearMap, what: str, value: Any) -> None:
         """What `once` would compute, computed elsewhere."""
         self._known[id(a), what] = (a, value)
