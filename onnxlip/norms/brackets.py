@@ -12,7 +12,7 @@ from onnxlip.errors import ModelError, RuleError, UsageError
 from onnxlip.linear import LinearMap, Product, Sum, selection
 from onnxlip.lowering import Lowerings
 from onnxlip.norms.enclosure import euclid
-from onnxlip.norms.induced import induced_bounds
+from onnxlip.norms.induced import induced_bounds, stacked_rows
 from onnxlip.norms.lower import spectral_lower
 from onnxlip.norms.merging import side_by_side
 from onnxlip.norms.probabilistic import ProbabilisticBracket, probabilistic_upper
@@ -105,7 +105,7 @@ def joint(
 
     each: the maps' own brackets for this p. p = 1: exactly the largest of them. p = 2: as
     `upper.meeting` for maps that read disjoint inputs, and as one map where they merge into one;
-    p = ∞: row sums, else the sum of norms. Small stacks are written out.
+    p = ∞: row sums, in all at most the sum of norms. Where p = 2, small stacks are written out.
     """
     if len(maps) == 1:
         return each[0]
@@ -132,7 +132,7 @@ def joint(
                 low, high = _as_one(maps, work)
                 lower, upper = max(lower, low), least(upper, high)
             return _made(lower, upper, stacked)
-        low, high = induced_bounds(stacked, p, work)
+        low, high = stacked_rows(maps, uppers, work)
         return _made(max(lower, low), least(high, Bound(add_up(*uppers), "sum")), stacked)
 
 

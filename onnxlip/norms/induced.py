@@ -1,29 +1,44 @@
 """‖A‖_∞ (largest row sum of |A|) and ‖A‖₁ (largest column sum), both ends certified.
 
 Single ops have closed forms, borders included, exact but for rounding. Composed maps: the product
-of moduli applied to ones bounds every row sum from above; where the map can be written out, its
-own row sums do. From below: single rows of A itself, ‖Aᵀe_i‖₁.
+of moduli applied to ones bounds every row sum from above, loosely where what meets cancels. So
+where the map can be written out, its own row sums do, and else those of what it merges into
+(`merging`): |‖A‖ − ‖B‖| ≤ ‖A − B‖. From below: single rows, ‖Aᵀe_i‖₁. Side by side: sums of a row's
+parts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import singledispatch
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.linear import Convolution, LinearMap, Matrix, Monomial, Transposed
+from onnxlip.linear import (
+    Convolution,
+    LinearMap,
+    Matrix,
+    Monomial,
+    Product,
+    Sum,
+    Transposed,
+)
 from onnxlip.norms.enclosure import Enclosure
+from onnxlip.norms.merging import Merged, neighbours
 from onnxlip.norms.structure import is_empty
 from onnxlip.norms.workspace import Bound, Workspace, product_error
 from onnxlip.rounding import UNIT, add_up, down, gamma, mul_up, up
 
-__all__ = ["induced_bounds"]
+__all__ = ["induced_bounds", "stacked_rows"]
 
 Floats = npt.NDArray[np.float64]
 
 _ROWS_TRIED = 4
+_CLOSE = 1e-6  # relative distance of the ends within which merging is not worth its while
+_BYTES = 16  # of a bound's memory per number of a merged map: half of it
 
 
 def induced_bounds(a: LinearMap, p: float, work: Workspace) -> tuple[Bound, Bound]:
@@ -106,33 +121,206 @@ def _around(upper: float, relative: float) -> Enclosure:
     return Enclosure(max(0.0, lower), upper)
 
 
+def stacked_rows(
+    maps: Sequence[LinearMap], norms: Sequence[float], work: Workspace
+) -> tuple[Bound, Bound]:
+    """(lower, upper) bounds of ‖[A_1 … A_m]‖_∞: a row's sum is that of its parts' sums.
+
+    norms: upper bounds of ‖A_j‖_∞, which no row of A_j exceeds. Of one map after the other, each in
+    a workspace of its own, so that nothing written out is kept.
+    """
+
+    if not maps[0].rows:
+        return Bound(0.0, "empty"), Bound(0.0, "empty")
+
+    def spare() -> Workspace:
+        return Workspace(work.lowerings, work.provider, work.seed, memory=work.memory)
+
+    parts = []
+    for a, norm in zip(maps, norms, strict=True):
+        rows = _rows(a, spare)
+        parts.append(rows._replace(upper=np.minimum(rows.upper, norm)))
+    ends = _largest(parts)
+    if not _is_loose(*ends):
+        return ends
+    for j, a in enumerate(maps):
+        one = Merged(a) if parts[j].exact else _simpler(a, work.memory // _BYTES)
+        if one.linear is not a:
+            parts[j] = _nearer(parts[j], _widened(_rows(one.linear, spare), one.error))
+    return _best(ends, _largest(parts))
+
+
 def _composed(a: LinearMap, work: Workspace) -> tuple[Bound, Bound]:
-    """p = ∞ of a composed map."""
-    written = work.materialised(a)
+    """p = ∞ of a composed map, as it stands or with what merges merged."""
+    ends = _largest([_rows(a, lambda: work)])
+    if not _is_loose(*ends):
+        return ends
+    one = _simpler(a, work.memory // _BYTES)
+    if one.linear is a:
+        return ends
+    closed = _closed(one.linear, math.inf)
+    if closed is None:
+        return _best(ends, _largest([_widened(_rows(one.linear, lambda: work), one.error)]))
+    found = closed.widened(one.error)
+    return _best(
+        ends, (Bound(found.lower, "merged, row sums"), Bound(found.upper, "merged, row sums"))
+    )
+
+
+class _Rows(NamedTuple):
+    """lower_i ≤ ‖row i of A‖₁ ≤ upper_i; `made` gives lower bounds of the rows asked for, where
+    the ends are not `exact` but for rounding."""
+
+    lower: Floats
+    upper: Floats
+    made: Callable[[list[int]], list[float]]
+    exact: bool
+    method: str
+
+
+def _rows(a: LinearMap, spare: Callable[[], Workspace]) -> _Rows:
+    """spare: gives the workspace to compute in."""
+    work, nothing = spare(), np.zeros(a.rows)
+
+    def none(rows: list[int]) -> list[float]:
+        return [0.0] * len(rows)
+
+    if is_empty(a):
+        return _Rows(nothing, nothing, none, True, "empty")
+    single = _is_single(a)
+    written = None if single else work.materialised(a)
     if written is not None:
-        sums = np.abs(written.matrix).sum(axis=1)
-        total, error = float(sums.max()), gamma(a.columns)
-        upper = add_up(mul_up(total, up(1.0 + error)), written.error)
-        lower = down(down(total * (1.0 - 2 * error)) - written.error)
-        return Bound(max(0.0, lower), "row sums"), Bound(upper, "written out, row sums")
+        sums, error = np.abs(written.matrix).sum(axis=1), gamma(a.columns)
+        upper = _outward(sums, up(1.0 + error), written.error, math.inf)
+        lower = _outward(sums, down(1.0 - 2 * error), -written.error, -math.inf)
+        return _Rows(lower, upper, none, True, "written out, row sums")
     if not work.fits(a):
-        return Bound(0.0, "too large"), Bound(math.inf, "")
+        return _Rows(nothing, np.full(a.rows, math.inf), none, False, "too large")
     sums = work.modulus(a).matvec(np.ones(a.columns))
     relative, absolute = gamma(a.terms), product_error(a)[1]
-    total = float(sums.max())
-    if not math.isfinite(total):
-        return Bound(0.0, ""), Bound(math.inf, "")
-    exact = add_up(mul_up(total, up(1.0 + 2 * relative)), absolute)
-    upper = mul_up(exact, up(1.0 + gamma(1.01 * a.ulps)))
-    best = 0.0
-    rows = np.argpartition(-sums, min(_ROWS_TRIED, a.rows) - 1)[:_ROWS_TRIED]
-    for i in sorted({int(r) for r in rows}):
-        basis = np.zeros(a.rows)
-        basis[i] = 1.0
-        row = np.abs(work.double(a).rmatvec(basis))
-        size = down(float(row.sum()) * (1.0 - 2 * gamma(a.columns)))
-        lost = add_up(mul_up(relative, exact), absolute, mul_up(a.ulps * UNIT, 1.01, exact))
-        best = max(best, down(size - lost))
-    return Bound(best if math.isfinite(best) else 0.0, "row of A"), Bound(
-        upper, "row sums of moduli"
+    stored = _outward(sums, up(1.0 + 2 * relative), mul_up(absolute, 2.0), math.inf)
+    upper = _outward(stored, up(1.0 + gamma(1.01 * a.ulps)), 0.0, math.inf)
+    if single:  # |A| itself, whose coefficients may all be smaller
+        lower = _outward(sums, down(1.0 - 2 * relative), -absolute, -math.inf)
+        lower = _outward(lower, down(1.0 - 1.01 * a.ulps * UNIT), 0.0, -math.inf)
+        return _Rows(lower, upper, none, True, "row sums")
+
+    def made(rows: list[int]) -> list[float]:
+        operator, sizes = spare().double(a), []
+        for i in rows:
+            basis = np.zeros(a.rows)
+            basis[i] = 1.0
+            size, most = float(np.abs(operator.rmatvec(basis)).sum()), float(stored[i])
+            lost = add_up(mul_up(relative, most), absolute, mul_up(a.ulps * UNIT, 1.01, most))
+            sizes.append(down(down(size * (1.0 - 2 * gamma(a.columns))) - lost))
+        return sizes
+
+    return _Rows(nothing, upper, made, False, "row sums of moduli")
+
+
+def _is_single(a: LinearMap) -> bool:
+    """Whether its modulus is what is applied as such."""
+    return isinstance(a.of if isinstance(a, Transposed) else a, (Monomial, Matrix, Convolution))
+
+
+def _outward(values: Floats, factor: float, shift: float, towards: float) -> Floats:
+    """values · factor + shift, rounded up (towards = ∞) or down (to 0 at least): what is no number
+    says nothing."""
+    moved = np.nextafter(np.nextafter(values * factor, towards) + shift, towards)
+    worst = math.inf if towards > 0 else 0.0
+    known = np.isfinite(values) & np.isfinite(moved)  # one step below ∞ is a number again
+    return np.maximum(0.0, np.where(known, moved, worst))
+
+
+def _widened(rows: _Rows, error: float) -> _Rows:
+    """For a map within `error` of the other: no row's sum differs by more."""
+    return _Rows(
+        _outward(rows.lower, 1.0, -error, -math.inf),
+        _outward(rows.upper, 1.0, error, math.inf),
+        lambda chosen: [down(size - error) for size in rows.made(chosen)],
+        rows.exact,
+        f"merged, {rows.method}",
+    )
+
+
+def _nearer(a: _Rows, b: _Rows) -> _Rows:
+    """Two that are bounds of the same, of which rows of the second are more likely the largest."""
+    return _Rows(
+        np.maximum(a.lower, b.lower),
+        np.minimum(a.upper, b.upper),
+        b.made,
+        a.exact or b.exact,
+        b.method,
+    )
+
+
+def _largest(parts: Sequence[_Rows]) -> tuple[Bound, Bound]:
+    """(lower, upper) bounds of the largest sum of a row over all parts."""
+    total = parts[0].upper
+    for part in parts[1:]:
+        total = np.nextafter(total + part.upper, math.inf)
+    count = min(_ROWS_TRIED, total.size)
+    chosen = sorted(int(i) for i in np.argpartition(-total, count - 1)[:count])
+    sizes = [0.0] * count
+    for part in parts:
+        made = [0.0] * count if part.exact else part.made(chosen)
+        known = [max(float(part.lower[i]), size) for i, size in zip(chosen, made, strict=True)]
+        sizes = [down(size + more) for size, more in zip(sizes, known, strict=True)]
+    best = max(sizes)
+    methods = {part.method for part in parts}
+    method = methods.pop() if len(methods) == 1 else "row sums"
+    top = float(total.max(initial=0.0))
+    exact = all(part.exact for part in parts)
+    return Bound(best if math.isfinite(best) else 0.0, "row sums" if exact else "row of A"), Bound(
+        top, method
+    )
+
+
+def _is_loose(lower: Bound, upper: Bound) -> bool:
+    return not upper.value <= lower.value * (1.0 + _CLOSE)
+
+
+def _best(first: tuple[Bound, Bound], second: tuple[Bound, Bound]) -> tuple[Bound, Bound]:
+    return max(first[0], second[0], key=lambda b: b.value), min(
+        first[1], second[1], key=lambda b: b.value
+    )
+
+
+def _simpler(a: LinearMap, memory: int) -> Merged:
+    """The map with everything within it merged that can be; `linear` is the map itself if nothing
+    can."""
+    if is_empty(a):
+        return Merged(a)
+    if isinstance(a, Transposed) and isinstance(a.of, (Product, Sum)):
+        return _simpler(a.of.adjoint, memory)
+    return _product(a, memory) if isinstance(a, Product) else _sum(a, memory)
+
+
+def _product(a: Product, memory: int) -> Merged:
+    """Π(B_k + E_k) is within Σ_k ‖E_k‖ Π_{j≠k}(‖B_j‖ + ‖E_j‖) of ΠB_k."""
+    found = neighbours(a, memory)
+    parts = [_sum(part.linear, memory) if part.error == 0 else part for part in found]
+    if len(parts) == 1:
+        return parts[0]
+    if len(parts) == len(a.factors) and all(
+        part.linear is factor for part, factor in zip(parts, a.factors, strict=True)
+    ):
+        return Merged(a)
+    sizes = [add_up(part.linear.cap(), part.error) for part in parts]
+    errors = [mul_up(part.error, *sizes[:k], *sizes[k + 1 :]) for k, part in enumerate(parts)]
+    return Merged(Product(tuple(part.linear for part in parts)), add_up(*errors))
+
+
+def _sum(a: LinearMap, memory: int) -> Merged:
+    """Branches that do not merge into one may do so each."""
+    if not isinstance(a, Sum):
+        return Merged(a)
+    (whole,) = neighbours(a, memory)
+    if whole.linear is not a:
+        return whole
+    parts = [_simpler(s, memory) for s in a.summands]
+    if all(part.linear is s for part, s in zip(parts, a.summands, strict=True)):
+        return Merged(a)
+    return Merged(
+        Sum(tuple(part.linear for part in parts)), add_up(*(part.error for part in parts))
     )

@@ -18,6 +18,7 @@ from onnxlip.linear import (
 )
 from onnxlip.norms import induced, workspace
 from onnxlip.norms.induced import induced_bounds
+from onnxlip.norms.merging import Merged
 from onnxlip.norms.workspace import Workspace
 from onnxlip.registry import built_in
 
@@ -111,6 +112,7 @@ def test_composed_maps_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> No
 def test_composed_maps_beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "_SHORT", 0)
     monkeypatch.setattr(workspace, "_MEMORY", 1)
+    monkeypatch.setattr(induced, "_simpler", lambda a, memory: Merged(a))
     a, dense = _composed(np.random.default_rng(4))
     lower, upper = induced_bounds(a, 1, _work())
     assert lower.value == 0
@@ -180,6 +182,7 @@ def test_roundings_of_sums_show_in_a_coarse_unit(p: float, monkeypatch: pytest.M
         monkeypatch.setattr(workspace, "_SHORT", short)
         truth = _truth(matrix, p)
         monkeypatch.setattr(induced, "gamma", lambda k: k * unit)
+        monkeypatch.setattr(induced, "_simpler", lambda a, memory: Merged(a))
         lower, upper = induced_bounds(a, p, _work())
         monkeypatch.undo()
         assert lower.value <= truth * (1 - below * unit) * (1 + 1e-12)
