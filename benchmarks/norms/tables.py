@@ -70,7 +70,7 @@ def _best(r: Result) -> dict[str, float]:
     """The largest proved lower end of each map, of whatever origin."""
     found = dict(r["reference"]["reference"])
     for name, (low, _) in r["bracket"]["bracket"].items():
-        found[name] = max(found[name], low, r["lower"]["lower"][name])
+        found[name] = max(found.get(name, 0.0), low, r["lower"]["lower"][name])
     return found
 
 
