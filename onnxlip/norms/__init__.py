@@ -1,6 +1,6 @@
 """Certified brackets of operator norms. This package knows linear maps and no op.
 
-schedule ── brackets ── upper ── torus ── symbol        convolutions
+schedule ── brackets ── upper ── torus ── symbol, peaks convolutions
          │           │        │       └─ border         … on small images: frame, modes,
          │           │        │                           border_search, border_sites
          │           │        ├─ dense ── definite      matrices, and what can be written out as one

@@ -39,11 +39,11 @@ import numpy.typing as npt
 
 from onnxlip.linear import Convolution
 from onnxlip.norms.border import border_square
-from onnxlip.norms.definite import factored, proved_margin
+from onnxlip.norms.definite import proved_margin
 from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, exponent_of, float64, rescaled
 from onnxlip.norms.frame import frame
-from onnxlip.norms.krylov import ritz, ritz_values
+from onnxlip.norms.peaks import Search, largest, swept
 from onnxlip.norms.symbol import Grid, Shifts, Symbol, autocorrelation, roots, shifts, whole
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
 
@@ -51,7 +51,6 @@ __all__ = ["Effort", "TorusBound", "any_size_bound", "torus_bound", "torus_shape
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Site = tuple[int, ...]
 
 _CHUNK = 1 << 19  # complex entries of the Grams held at a time (8 MiB, times a few)
 _MEMORY = 1 << 27  # float64 entries of all correlations of one group (1 GiB)
@@ -229,7 +228,7 @@ class _Sharper:
     def bound(self, group: int, symbol: Symbol) -> TorusBound:
         """The torus's bound of one group, or that of `border` where it is not within tolerance."""
         hint = self.effort.grid
-        grid, peak = hint or _Search(symbol).best_grid(_grids(self.shape))
+        grid, peak = hint or Search(symbol).best_grid(_grids(self.shape))
         limit, certain = self.goal * self.goal, None
         cost, proved = _cost(self.conv, symbol, grid), True
         # To look at all of a large grid costs as much as to prove it, so it is proved at once.
@@ -238,7 +237,7 @@ class _Sharper:
         if peak <= limit or at_once:  # the torus is perhaps as close as is asked for
             certain = _certify_on(symbol, grid, peak, 0.0, math.inf if at_once else limit)
         if certain is None and self.effort.postpone:
-            peak, proved = _swept(symbol, grid, max(peak, limit)), False
+            peak, proved = swept(symbol, grid, max(peak, limit)), False
             certain = peak, 0.0
         if certain is None:
             of = frame(self.conv, _outputs(self.conv), self.shifted, group, symbol, grid)
@@ -265,20 +264,6 @@ class _Sharper:
             proved = found.proved and here.proved
             found = replace(best, cost=found.cost + here.cost, proved=proved)
         return found
-
-
-def _swept(symbol: Symbol, grid: Grid, floor: float) -> float:
-    """The largest eigenvalue at all sites, at least `floor`, as single precision sees it."""
-    square, unit = floor, symbol.unit**2
-    sites, step = grid.half(), max(1, _CHUNK // symbol.order**2)
-    for i in range(0, len(sites), step):
-        stack = symbol.estimates(grid, sites[i : i + step])
-        shifted = -stack
-        np.einsum("bii->bi", shifted)[...] += np.float32(square / unit)
-        for gram, matrix in zip(stack, shifted, strict=True):
-            if not factored(matrix):
-                square = max(square, unit * _largest(gram))
-    return square
 
 
 def _cost(conv: Convolution, symbol: Symbol, grid: Grid) -> float:
@@ -350,7 +335,7 @@ def _matrices(
 
 def _certify(symbol: Symbol, shape: tuple[int, ...], floor: float) -> tuple[float, float]:
     """(s², μ) with λmax(Ĝ(ω)) ≤ s² + μ at all sites of the grid with the best twist; s² ≥ floor."""
-    found = _certify_on(symbol, *_Search(symbol).best_grid(_grids(shape)), floor, math.inf)
+    found = _certify_on(symbol, *Search(symbol).best_grid(_grids(shape)), floor, math.inf)
     assert found is not None
     return found
 
@@ -395,79 +380,10 @@ def _prove(grams: npt.NDArray[Any], square: float) -> tuple[float, float]:
         square, first = _prove(grams[:half], square)
         square, second = _prove(grams[half:], square)
         return square, max(first, second)
-    guess, slack = max(square, _largest(whole(grams.copy())[0])), _SLACK
+    guess, slack = max(square, largest(whole(grams.copy())[0])), _SLACK
     while margin is None:
         square = guess * (1.0 + slack) + UNDERFLOW
         margin, slack = proved_margin(grams, square), slack * 8
         if slack > 8:
             return math.inf, 0.0
     return square, margin
-
-
-def _largest(gram: npt.NDArray[Any]) -> float:
-    n = len(gram)
-    if n <= 256:
-        return float(np.linalg.eigvalsh(gram)[-1])
-    rng = np.random.default_rng(n)
-    start = rng.standard_normal(n) + 1j * rng.standard_normal(n)
-    return ritz(lambda x: gram @ x, start, steps=200, tolerance=1e-10)[0]
-
-
-class _Search:
-    """Where the symbol is largest: a coarse grid, then uphill. Nothing here is a bound."""
-
-    def __init__(self, symbol: Symbol) -> None:
-        self._symbol = symbol
-        self._rng = np.random.default_rng(0)
-        self._degrees = symbol.lags.max(axis=0)
-
-    def best_grid(self, grids: list[Grid]) -> tuple[Grid, float]:
-        """The grid with the least maximum found, and that maximum."""
-        first = grids[0]
-        axes = [
-            range(0, m, max(1, m // (2 * int(degree) + 2)))
-            for m, degree in zip(first.shape, self._degrees, strict=True)
-        ]
-        steps = tuple(max(1, axis.step // 2) for axis in axes)
-        value, peak = self._climb(first, list(itertools.product(*axes)), steps)
-        found = [(value, 0, peak)]
-        for k, grid in enumerate(grids[1:], 1):  # the same peak, seen from other sites
-            near = [
-                tuple(
-                    math.floor(j + (a - b) / 2) + step
-                    for j, a, b, step in zip(peak, first.twist, grid.twist, move, strict=True)
-                )
-                for move in itertools.product((0, 1), repeat=len(grid.shape))
-            ]
-            value, site = self._climb(grid, near, (1,) * len(grid.shape))
-            found.append((value, k, site))
-        _, k, site = min(found)
-        gram = self._symbol.grams(grids[k], np.array([site]))[0]
-        return grids[k], max(0.0, _largest(gram))
-
-    def _climb(self, grid: Grid, sites: list[Site], steps: tuple[int, ...]) -> tuple[float, Site]:
-        """From the best of these sites uphill, in steps that are halved to 1."""
-        seen: dict[Site, float] = {}
-        self._evaluate(grid, sites, seen)
-        moves = list(itertools.product((-1, 0, 1), repeat=len(grid.shape)))
-        while True:
-            best = max(seen, key=seen.__getitem__)
-            around = [
-                tuple(j + s * o for j, s, o in zip(best, steps, move, strict=True))
-                for move in moves
-            ]
-            self._evaluate(grid, around, seen)
-            if max(seen, key=seen.__getitem__) != best:
-                continue
-            if max(steps) == 1:
-                return seen[best], best
-            steps = tuple(max(1, s // 2) for s in steps)
-
-    def _evaluate(self, grid: Grid, sites: list[Site], seen: dict[Site, float]) -> None:
-        new = list(dict.fromkeys(s for s in map(grid.canonical, sites) if s not in seen))
-        step = max(1, _CHUNK // self._symbol.order**2)
-        for i in range(0, len(new), step):
-            part = new[i : i + step]
-            grams = self._symbol.estimates(grid, np.array(part, dtype=np.int64))
-            values = ritz_values(grams, 12, self._rng) * self._symbol.unit**2
-            seen.update(zip(part, values.tolist(), strict=True))

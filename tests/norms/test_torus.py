@@ -180,7 +180,7 @@ def test_a_search_that_misses_costs_time_but_not_truth(monkeypatch: pytest.Monke
     right = _upper(conv)
     for wrong in (0.0, 0.5, 0.99):
         monkeypatch.setattr(
-            torus._Search, "best_grid", lambda self, grids, w=wrong: (grids[0], w * right**2)
+            torus.Search, "best_grid", lambda self, grids, w=wrong: (grids[0], w * right**2)
         )
         assert svd_norm(dense_convolution(conv)) <= _upper(conv) <= right * 1.1
 
