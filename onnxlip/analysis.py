@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Analysis", "Progress", "analyze"]
 
 _LARGE = 1 << 16  # entries of a block's constants from which on its memory matters
-_MEMORY = 5 << 25  # bytes for norms, at least, if the user does not say
+_MEMORY = 1 << 27  # bytes for norms, at least, if the user does not say
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Analysis:
 
         memory = self.memory
         if memory is None:  # of the order of the model itself
-            memory = max(_MEMORY, sum(a.nbytes for a in self.model.constants.values()))
+            weights = sum(a.nbytes for a in self.model.constants.values())
+            memory = max(_MEMORY, weights + weights // 2)
         return Effort(self.tolerance, memory, self.timeout, self.device, self.seed, self.lower)
 
     @cached_property
@@ -331,8 +332,8 @@ def analyze(
     provider: "auto", "cpu" or "cuda", for onnxruntime
     seed: of the random starts of norm estimates; the same seed gives the same figures
     tolerance: slack of the product of all blocks' brackets that is good enough
-    memory: bytes that the brackets may take besides the weights (default: as many as the weights,
-        at least 160 MiB); where a block needs more, a cheaper bound is proved and told
+    memory: bytes that the brackets may take besides the weights (default: 1.5 times the weights,
+        at least 128 MiB); where a block needs more, a cheaper bound is proved and told
     timeout: seconds after which no bracket is sharpened any more
     confidence: δ of an additional bound that fails with probability at most δ (p = 2)
     lower: how lower ends of brackets are searched for: "lanczos", or "power" (Algorithm 2)

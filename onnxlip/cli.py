@@ -125,8 +125,8 @@ def _parse_size(text: str | None) -> int | None:
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="For norms, besides the weights, e.g. 512M (default: as much as the weights, at least "
-    "160M). Where it is too small, cheaper bounds are proved.",
+    help="For norms, besides the weights, e.g. 512M (default: 1.5 times the weights, at least "
+    "128M). Where it is too small, cheaper bounds are proved.",
 )
 @click.option(
     "--timeout",

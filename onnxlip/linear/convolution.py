@@ -24,6 +24,8 @@ from onnxlip.rounding import gamma, mul_up, up
 
 __all__ = ["Convolution", "convolution"]
 
+_ENTRIES = 1 << 18  # float64 entries that are looked at together
+
 
 @dataclass(frozen=True, eq=False)
 class Convolution(LinearMap):
@@ -81,16 +83,20 @@ class Convolution(LinearMap):
 
     @cached_property
     def bound(self) -> float:
+        if self.kernel.size == 0:
+            return 0.0
         per_output = per_input = np.float64(0.0)
-        for group in self.grouped:  # one float64 copy at a time
-            size = np.abs(group.astype(np.float64))
-            if size.size == 0:
-                continue
-            axes = tuple(range(2, size.ndim))
-            # ‖|A|‖_∞ away from borders; np.maximum keeps NaN, where max() may not
-            per_output = np.maximum(per_output, size.sum(axis=(1, *axes)).max())
+        axes = tuple(range(2, 2 + len(self.taps)))
+        for group in self.grouped:
+            inputs = np.zeros(group.shape[1])
+            step = max(1, _ENTRIES * len(group) // group.size)
+            for i in range(0, len(group), step):  # never a float64 copy of all
+                size = np.abs(group[i : i + step], dtype=np.float64)
+                # ‖|A|‖_∞ away from borders; np.maximum keeps NaN, where max() may not
+                per_output = np.maximum(per_output, size.sum(axis=(1, *axes)).max())
+                inputs += size.sum(axis=(0, *axes))
             # ‖|A|‖₁ at stride 1: each (output channel, tap) reads a pixel for one output pixel.
-            per_input = np.maximum(per_input, size.sum(axis=(0, *axes)).max())
+            per_input = np.maximum(per_input, inputs.max())
         total = float(np.maximum(per_output, per_input))
         if not math.isfinite(total):
             return math.inf

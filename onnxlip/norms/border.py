@@ -54,6 +54,7 @@ from onnxlip.norms.border_search import Release, released
 from onnxlip.norms.definite import cholesky_margin, factored, factored_margin
 from onnxlip.norms.enclosure import UNDERFLOW
 from onnxlip.norms.frame import Frame
+from onnxlip.norms.lapack import trsm
 from onnxlip.norms.modes import Modes, modes_above
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
 
@@ -96,6 +97,7 @@ def border_square(frame: Frame, goal: float, peak: float, columns: int, entries:
         for _ in range(_RAISES):
             if release is None or release.top > _NEAR:
                 break
+            frame.let_go()
             found = _proved(frame, modes, release) if release.top < 1.0 else math.inf
             if math.isfinite(found):
                 return found
@@ -201,10 +203,9 @@ def _factored(
 
 def _add_products(products: Floats, factor: npt.NDArray[Any], y: Complex, weight: float) -> None:
     """products += weight Re X̂ᴴX̂ with L̂X̂ = y."""
-    from scipy.linalg.blas import ztrsm
-
     # In Fortran's order L̂ of C's is its transpose: an upper triangle, to be transposed again.
-    x = ztrsm(1.0, factor.T, np.asfortranarray(y), lower=0, trans_a=1, overwrite_b=1)
+    x = np.array(y, order="F")
+    trsm(factor.T, x, trans="T")
     for part in (np.asfortranarray(x.real), np.asfortranarray(x.imag)):
         products += weight * (part.T @ part)
 

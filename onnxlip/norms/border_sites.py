@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from onnxlip.norms.definite import factored
 from onnxlip.norms.frame import Frame
+from onnxlip.norms.lapack import trsm
 from onnxlip.norms.modes import Modes
 
 __all__ = ["Sites"]
@@ -116,10 +117,5 @@ class Sites:
 
 def _solve(factor: Complex, y: Complex) -> None:
     """y ← B⁻¹y in place: yᵀ ← yᵀU⁻¹U⁻ᴴ with conj(B) = UᴴU, U = Lᵀ what Fortran's order sees."""
-    from scipy.linalg.blas import ctrsm
-
-    turned = y.T
-    half = ctrsm(1.0, factor.T, turned, side=1, lower=0, overwrite_b=1)
-    done = ctrsm(1.0, factor.T, half, side=1, lower=0, trans_a=2, overwrite_b=1)
-    if not np.shares_memory(done, y):
-        y[...] = done.T
+    trsm(factor.T, y.T, "R")
+    trsm(factor.T, y.T, "R", "C")

@@ -39,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxlip.norms.enclosure import UNDERFLOW
+from onnxlip.norms.lapack import potrf
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, up
 
 __all__ = ["cholesky_margin", "factored", "factored_margin", "proved_margin"]
@@ -84,17 +85,16 @@ def proved_margin(grams: npt.NDArray[Any], square: float) -> float | None:
 def factored_margin(gram: npt.NDArray[np.float64], square: float) -> float | None:
     """As `proved_margin`, for one real matrix in Fortran order, of which the upper triangle is read
     and which is overwritten: no second copy."""
-    from scipy.linalg.lapack import dpotrf
-
     gram *= -1.0
     diagonal = np.einsum("ii->i", gram)
     diagonal += square
     if not np.all(diagonal > 0):
         return None
     trace, largest = float(diagonal.sum()), float(diagonal.max())
-    factor, failed = dpotrf(gram, lower=0, clean=0, overwrite_a=1)
-    pivots = np.einsum("ii->i", factor)
-    if failed or not np.all((pivots > 0) & (pivots < math.inf)):
+    if not potrf(gram):
+        return None
+    pivots = np.einsum("ii->i", gram)
+    if not np.all((pivots > 0) & (pivots < math.inf)):
         return None
     return cholesky_margin(len(gram), trace, largest, is_complex=False)
 
@@ -114,24 +114,16 @@ def _pivots(stack: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
             return None
         diagonal: npt.NDArray[np.float64] = np.einsum("bii->bi", factors).real
         return diagonal
-    from scipy.linalg.lapack import dpotrf, zpotrf
-
-    potrf = zpotrf if np.iscomplexobj(stack) else dpotrf
     pivots = np.empty(stack.shape[:2])
     for j, matrix in enumerate(stack):  # the transpose is conjugate: just as definite
-        factor, failed = potrf(matrix.T, lower=0, clean=0, overwrite_a=1)
-        if failed:
+        if not potrf(matrix.T):
             return None
-        pivots[j] = np.einsum("ii->i", factor).real
+        pivots[j] = np.einsum("ii->i", matrix).real
     return pivots
 
 
 def factored(matrix: npt.NDArray[Any]) -> bool:
     """Whether Cholesky of a Hermitian matrix in C's order succeeds. Its lower triangle is read and
     overwritten by L; what stands above it means nothing then."""
-    from scipy.linalg.lapack import cpotrf, dpotrf, spotrf, zpotrf
-
-    kinds = {"f": spotrf, "d": dpotrf, "F": cpotrf, "D": zpotrf}
     # Fortran's order sees the transpose conj(A) = UᴴU, whose upper triangle is L = Uᵀ.
-    _, failed = kinds[matrix.dtype.char](matrix.T, lower=0, clean=0, overwrite_a=1)
-    return not failed
+    return potrf(matrix.T)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from onnxlip.norms.definite import factored_margin, proved_margin
 from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, euclid, exponent_of, float64, rescaled
 from onnxlip.norms.krylov import ritz
+from onnxlip.norms.lapack import symv, syrk
 from onnxlip.rounding import add_up, down, gamma, mul_up, sqrt_up, up
 
 __all__ = ["dense_norm"]
@@ -177,14 +178,12 @@ def _single(blocks: Array, exponent: int) -> Enclosure:
 
 def _triangle(block: Array, exponent: int) -> tuple[Floats, float]:
     """Upper triangle of the Gram in Fortran order, and an upper bound of ‖|W|‖₂²."""
-    from scipy.linalg.blas import dsyrk
-
     m, k = block.shape
     gram, rows = np.zeros((m, m), order="F"), np.zeros(m)
     step = max(1, _ENTRIES // m)
     for i in range(0, k, step):
         part = np.asfortranarray(float64(block[:, i : i + step], exponent))
-        gram = dsyrk(1.0, part, beta=1.0, c=gram, lower=0, overwrite_c=1)
+        syrk(part, gram)
         np.abs(part, out=part)
         rows += part @ part.sum(axis=0)
     size = min(float(rows.max()), float(np.trace(gram)))
@@ -192,7 +191,5 @@ def _triangle(block: Array, exponent: int) -> tuple[Floats, float]:
 
 
 def _lanczos(gram: Floats) -> tuple[float, Floats]:
-    from scipy.linalg.blas import dsymv
-
     start = np.random.default_rng(len(gram)).standard_normal(len(gram))
-    return ritz(lambda x: dsymv(1.0, gram, x, lower=0), start, steps=300, tolerance=1e-9)
+    return ritz(partial(symv, gram), start, steps=300, tolerance=1e-9)

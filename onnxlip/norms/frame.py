@@ -65,7 +65,9 @@ class Frame:
     @cached_property
     def modulus(self) -> float:
         """‖Σ_q |K_q|‖_F ≥ ‖K̂(ω)‖_F, rounded up."""
-        size = np.abs(self.parts).sum(axis=0)
+        size = np.zeros(self.parts.shape[1:])
+        for part in self.parts:  # never a second copy of all
+            size += np.abs(part)
         return mul_up(float(np.linalg.norm(size)), up(1.0 + gamma(len(self.parts) + size.size)))
 
     def one_sided(self) -> Frame:
@@ -94,6 +96,11 @@ class Frame:
         value.real = (cos @ flat).reshape(-1, n, r)
         value.imag = (sin @ flat).reshape(-1, n, r)
         return value
+
+    def let_go(self) -> None:
+        """Drop what only estimates need; it is made again when asked for."""
+        self.__dict__.pop("_single", None)
+        self.symbol.let_go()
 
     @cached_property
     def _single(self) -> npt.NDArray[np.float32]:

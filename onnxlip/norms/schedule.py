@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -80,7 +81,7 @@ class Item:
         short = min(min(shape) for shape in self.shapes)
         if any(rows * columns <= 2 * self.weights for rows, columns in self.shapes):
             return (1 << 23) + 8 * (short * short + min(self.weights, 1 << 22))
-        return (1 << 24) + (90 if sharp else 40) * self.weights
+        return (1 << 24) + (90 if sharp else 46) * self.weights
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class _Schedule:
             self._settle(waiting, sharp, tolerance)
             more = self._short_of(sharp, tolerance)
             if more:
-                self._settle(sorted({k for k, _ in more}), sharp | more, tolerance)
+                self._settle(sorted({k for k, _ in more}), more, tolerance)
         blocks = tuple(self._done[k] for k in range(len(self._items)))
         return Brackets(blocks, tuple(sorted(self._devices)), tuple(sorted(self._fallbacks)))
 
@@ -196,8 +197,13 @@ class _Schedule:
     # ── drafts ────────────────────────────────────────────────────────────────────────────
 
     def _first(self, k: int) -> tuple[int, tuple[_Draft, ...], Norms | None]:
-        try:
+        with self._named(k):
             return self._drafted(k)
+
+    @contextmanager
+    def _named(self, k: int) -> Iterator[None]:
+        try:
+            yield
         except (ModelError, RuleError) as error:
             raise type(error)(f"block '{self._items[k].name}': {error}") from error
 
@@ -280,13 +286,19 @@ class _Schedule:
             return sum(d.cost for j, d in enumerate(self._drafts[k]) if (k, j) in sharp)
 
         def one(k: int) -> tuple[int, Norms]:
+            with self._named(k):
+                return finished(k)
+
+        def finished(k: int) -> tuple[int, Norms]:
             maps = self._items[k].maps()
+            before = self._done.get(k)
             late = time.monotonic() > self._deadline
             each = []
             for j, (a, draft) in enumerate(zip(maps, self._drafts[k], strict=True)):
                 is_sharp = (k, j) in sharp and not late
                 work = self._workspace(k, tolerance=tolerance, sharp=is_sharp)
-                known = draft.done if not is_sharp else None
+                known = draft.done if before is None else before.each[j]
+                known = None if is_sharp else known
                 each.append(known or self._finished(a, draft, work))
             return k, self._joined(k, maps, tuple(each))
 

@@ -195,6 +195,10 @@ class Symbol:
         """A power of two near √cap: Ĝ/unit² is at most 1, as single precision has a short range."""
         return 2.0 ** (math.frexp(self.cap)[1] // 2 + 1)
 
+    def let_go(self) -> None:
+        """Drop what only estimates need; it is made again when asked for."""
+        self.__dict__.pop("_singles", None)
+
     @cached_property
     def _singles(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Both as whole matrices: to turn every Gram round would take longer than all else."""
