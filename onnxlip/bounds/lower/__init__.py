@@ -1,0 +1,1 @@
+"""Lower bounds of the Lipschitz constant: quotients that are attained at points."""
