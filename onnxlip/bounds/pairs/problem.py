@@ -32,7 +32,7 @@ class Pair:
     @property
     def size(self) -> int:
         """n: how many slopes there are to choose."""
-        return self.outer.shape[1]
+        return int(self.outer.shape[1])
 
     @cached_property
     def centre(self) -> Floats:
