@@ -180,11 +180,15 @@ class Gain:
     stacked vector; None where the sum over inputs is all that is known.
     image(node, boxes, o): a box that holds output o. `boxes` has one Box per input position,
     constants included (None where an optional input is left out).
+    picks(node): for an op that hands entries on, each entry of output 0 being one of some entries
+    of its only variable input (a maximum over windows): which ones, (outputs, k) flat positions, −1
+    where there are fewer than k.
     """
 
     gain: Callable[[Node, int, float, Sequence[Box | None]], float]
     image: Callable[[Node, Sequence[Box | None], int], Box] = lambda node, boxes, o: Box.whole()
     joint: Callable[[Node, float, Sequence[Box | None]], float] | None = None
+    picks: Callable[[Node], npt.NDArray[np.int64]] | None = None
     reason: str = "it has no finite gain on this domain"
 
 

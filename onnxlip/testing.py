@@ -289,6 +289,8 @@ def _check_gain(
                 if isinstance(s, Variable)
             ]
             fa = witness(a)
+            if form.picks is not None:
+                _check_picks(form.picks(node), a, fa[0], where)
             for o, y in enumerate(fa):
                 image = form.image(node, boxes, o)
                 slack = witness.tolerance * (1 + np.abs(y))
@@ -300,6 +302,15 @@ def _check_gain(
                 _compare(witness, fa, moved, a[slot] - b[slot], gains[i], p, f"{where} input {i}")
             apart = np.concatenate([(x - y).ravel() for x, y in zip(a, b, strict=True)])
             _compare(witness, fa, b, apart, joint, p, f"{where} jointly")
+
+
+def _check_picks(picks: npt.NDArray[np.int64], inputs: list[Array], y: Array, where: str) -> None:
+    """Every output entry is one of the entries that the rule says it may be."""
+    assert len(inputs) == 1, f"{where}: picks are for ops with one variable input"
+    assert picks.shape[0] == y.size, f"{where}: picks for {picks.shape[0]} of {y.size} outputs"
+    x = np.append(inputs[0].reshape(-1), np.nan)  # −1 reads what equals nothing
+    found = (x[picks] == y.reshape(-1, 1)).any(axis=1)
+    assert found.all(), f"{where}: an output is none of the entries that the rule picks from"
 
 
 def _compare(

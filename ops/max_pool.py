@@ -14,7 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxlip.ops.families.windows import require_one_reading, window_counts, windows
+from onnxlip.ops.families.windows import (
+    require_one_reading,
+    window_counts,
+    window_picks,
+    windows,
+)
 from onnxlip.rounding import norm_up
 from onnxlip.rules import Box, Gain, Node, Rule, example, variable
 
@@ -37,7 +42,7 @@ def _image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
 RULES = (
     Rule(
         "MaxPool",
-        Gain(_gain, _image),
+        Gain(_gain, _image, picks=window_picks),
         source="ONNX MaxPool; derived: an entry counts once per window that covers it",
         examples=(
             example(variable(1, 2, 6, 6), kernel_shape=[2, 2], strides=[2, 2]),

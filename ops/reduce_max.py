@@ -10,7 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxlip.ops.families.disjoint_groups import Reduction, box_of, monotone_image, uniform
+from onnxlip.ops.families.disjoint_groups import (
+    Reduction,
+    box_of,
+    group_picks,
+    monotone_image,
+    uniform,
+)
 from onnxlip.rules import Box, Example, Gain, Node, Rule, constant, example, only_variable, variable
 
 
@@ -21,7 +27,11 @@ def _gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> float:
 def _rule(op_type: str, reduce: Reduction, *examples: Example) -> Rule:
     return Rule(
         op_type,
-        Gain(_gain, lambda node, boxes, o: monotone_image(node, box_of(boxes), reduce)),
+        Gain(
+            _gain,
+            lambda node, boxes, o: monotone_image(node, box_of(boxes), reduce),
+            picks=group_picks,
+        ),
         source=f"ONNX {op_type}; derived: disjoint groups, |max a − max b| ≤ max |a − b|",
         examples=examples,
         applies=only_variable(0),
@@ -52,7 +62,11 @@ RULES = (
     _rule("ReduceMin", lambda x, axes: x.min(axis=axes, keepdims=True), *_EXAMPLES),
     Rule(
         "GlobalMaxPool",
-        Gain(_gain, _pool_image),
+        Gain(
+            _gain,
+            _pool_image,
+            picks=lambda node: group_picks(node, range(2, len(node.x.shape))),
+        ),
         source="ONNX GlobalMaxPool; derived: as ReduceMax over the spatial axes",
         examples=(
             example(variable(2, 3, 4, 2)),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnxlip.ops.families.axis_sums import reduced_axes
 from onnxlip.rules import Box, Node
 
-__all__ = ["box_of", "group_size", "monotone_image", "uniform"]
+__all__ = ["box_of", "group_picks", "group_size", "monotone_image", "uniform"]
 
 Floats = npt.NDArray[np.float64]
 Reduction = Callable[[Floats, tuple[int, ...]], Floats]
@@ -52,3 +52,12 @@ def uniform(box: Box) -> Box | None:
     if box.low.size == box.high.size == 1:
         return Box(box.low.reshape(()), box.high.reshape(()))
     return None
+
+
+def group_picks(node: Node, axes: Sequence[int] | None = None) -> npt.NDArray[np.int64]:
+    """(groups, entries of each): their flat positions; `axes` where the node does not tell them."""
+    shape = node.x.shape
+    reduced = tuple(reduced_axes(node) if axes is None else axes)
+    kept = [a for a in range(len(shape)) if a not in reduced]
+    places = np.arange(math.prod(shape)).reshape(shape).transpose(*kept, *reduced)
+    return places.reshape(math.prod(shape[a] for a in kept), -1)

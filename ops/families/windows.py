@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnxlip.ops.families.coefficients import require
 from onnxlip.rules import Node
 
-__all__ = ["Windows", "require_one_reading", "window_counts", "windows"]
+__all__ = ["Windows", "require_one_reading", "window_counts", "window_picks", "windows"]
 
 
 @dataclass(frozen=True)
@@ -82,3 +82,23 @@ def window_counts(node: Node) -> list[npt.NDArray[np.int64]]:
         inside = read[(read >= 0) & (read < i)]
         counts.append(np.bincount(inside, minlength=i).astype(np.int64))
     return counts
+
+
+def window_picks(node: Node) -> npt.NDArray[np.int64]:
+    """(outputs, taps): the flat positions of the input entries in each window, −1 for padding."""
+    w = windows(node)
+    require_one_reading(node, w)
+    flat = np.zeros((1, 1), np.int64)
+    inside = np.ones((1, 1), bool)
+    for i, o, k, s, dil, b in zip(
+        w.in_spatial, w.out_spatial, w.taps, w.strides, w.dilations, w.begin, strict=True
+    ):
+        read = s * np.arange(o)[:, None] + dil * np.arange(k)[None] - b
+        shape = (len(flat) * o, flat.shape[1] * k)
+        flat = (flat[:, None, :, None] * i + read[None, :, None, :]).reshape(shape)
+        held = ((read >= 0) & (read < i))[None, :, None, :]
+        inside = (inside[:, None, :, None] & held).reshape(shape)
+    planes = int(np.prod(node.x.shape[:2]))
+    size = int(np.prod(w.in_spatial))
+    each = np.arange(planes)[:, None, None] * size + flat[None]
+    return np.where(inside[None], each, -1).reshape(planes * len(flat), -1)
