@@ -29,7 +29,7 @@ from onnxlip.lowering import Lowerings
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["NonFiniteError", "Operator", "providers", "resolve", "run_graph"]
+__all__ = ["NonFiniteError", "Operator", "Session", "providers", "resolve", "run_graph"]
 
 Floats = npt.NDArray[Any]
 _CUDA = "CUDAExecutionProvider"
@@ -98,6 +98,22 @@ def run_graph(
     """All outputs of a ModelProto, run once without graph optimisation."""
     session = _session(model.SerializeToString(), _options(False), providers(provider))
     return [np.asarray(y) for y in session.run(None, feeds or {})]
+
+
+class Session:
+    """A model compiled once and run at many points.
+
+    optimise: let onnxruntime rewrite the graph; off for what a certificate rests on.
+    """
+
+    def __init__(self, model: Any, optimise: bool = True, provider: str = "cpu") -> None:
+        self._session = _session(
+            model.SerializeToString(), _options(optimise), providers(provider)
+        )
+
+    def __call__(self, feeds: dict[str, Floats]) -> list[Floats]:
+        """All outputs, in the graph's order. Raises what onnxruntime raises."""
+        return [np.asarray(y) for y in self._session.run(None, feeds)]
 
 
 def cpu_nodes(

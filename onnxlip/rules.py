@@ -188,8 +188,8 @@ class Gain:
     gain: Callable[[Node, int, float, Sequence[Box | None]], float]
     image: Callable[[Node, Sequence[Box | None], int], Box] = lambda node, boxes, o: Box.whole()
     joint: Callable[[Node, float, Sequence[Box | None]], float] | None = None
-    picks: Callable[[Node], npt.NDArray[np.int64]] | None = None
     reason: str = "it has no finite gain on this domain"
+    picks: Callable[[Node], npt.NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True)
