@@ -78,7 +78,8 @@ class AffineBlock:
 
 @dataclass(frozen=True, eq=False)
 class SlopeBlock:
-    """output = f(input) entry by entry, every difference quotient in [alpha, beta]."""
+    """output = f(input) entry by entry, every difference quotient in [alpha, beta], which
+    broadcast to the tensors' `shape`."""
 
     name: str
     nodes: tuple[str, ...]
@@ -87,6 +88,13 @@ class SlopeBlock:
     outputs: tuple[str, ...]
     alpha: Floats
     beta: Floats
+    shape: tuple[int, ...] = ()
+
+    def flat(self) -> tuple[Floats, Floats]:
+        """(α, β) of every entry, as read-only vectors."""
+        ends = (np.broadcast_to(end, self.shape) for end in (self.alpha, self.beta))
+        alpha, beta = (end.reshape(-1) for end in ends)
+        return alpha, beta
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +201,9 @@ def _nonlinear(
     for f in fused.values():
         kinds = tuple(ops[name] for name in f.nodes)
         low, high = np.asarray(f.slopes[0]), np.asarray(f.slopes[1])
-        blocks.append(SlopeBlock(f.nodes[-1], f.nodes, kinds, (f.root,), (f.output,), low, high))
+        ends = ((f.root,), (f.output,))
+        shape = graph.values[f.output].shape
+        blocks.append(SlopeBlock(f.nodes[-1], f.nodes, kinds, *ends, low, high, shape))
     for node in nodes:
         form = graph.rules[node.name].rule.form
         outputs = tuple(y.name for y in node.outputs if y.name)
@@ -202,7 +212,8 @@ def _nonlinear(
         reads = tuple(name for name in reads if name not in held)
         if isinstance(form, Elementwise):
             alpha, beta = form.slopes(node, boxes[node.x.name])
-            blocks.append(SlopeBlock(node.name, names, kinds, reads, outputs, alpha, beta))
+            shape = node.outputs[0].shape
+            blocks.append(SlopeBlock(node.name, names, kinds, reads, outputs, alpha, beta, shape))
         elif isinstance(form, Gain):
             around = tuple(_box(v.constant, boxes.get(v.name)) if v else None for v in node.inputs)
             blocks.append(GainBlock(node.name, names, kinds, reads, outputs, node, form, around))
