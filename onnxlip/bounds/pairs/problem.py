@@ -62,8 +62,10 @@ class Pair:
 @dataclass(frozen=True, eq=False)
 class Found:
     """A d that a search found and what ‖outer diag(d) inner‖₂ is there: an estimate of the maximum
-    from below. steps: how many products, eigenvalue problems or flips that took."""
+    from below. steps: how many products, eigenvalue problems or flips that took; complete: False
+    where time was up before the search ended."""
 
     value: float
     d: Floats
     steps: int = 0
+    complete: bool = True
