@@ -11,8 +11,8 @@ of the first block says the same of H.) Its dual: the moments X ⪰ 0 of (w, x) 
 E w_j² = r_j² E z_j², largest E‖Mx + Aw‖²; every such X bounds ρ from below.
 
 Barrier: tρ − log det Z, K = Z⁻¹; gradient −tr KG_j, Hessian tr KG_jKG_k: with K_ff, K_fg, K_gg the
-matrices f_jᵀKf_k and so on, Q = K_ff² − K_fg² − (K_fg²)ᵀ + K_gg² entrywise. Only matrices of order p
-and q are factored: det Z = det T · det H, H = [[I − AT⁻¹Aᵀ, M], [Mᵀ, ρI − gᵀTg]] = RᵀR, and with
+matrices f_jᵀKf_k and so on, Q = K_ff² − K_fg² − (K_fg²)ᵀ + K_gg² entrywise. Only matrices of order
+p and q are factored: det Z = det T · det H, H = [[I − AT⁻¹Aᵀ, M], [Mᵀ, ρI − gᵀTg]] = RᵀR, and with
 W = R⁻ᵀ[AT⁻¹; 0] and V = R⁻ᵀ[0; gᵀ]
 
     K_ff = T⁻¹ + WᵀW,   K_fg = −WᵀV,   K_gg = VᵀV.
@@ -36,12 +36,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxlip.bounds.pairs.problem import Floats
-from onnxlip.bounds.pairs.relaxation import Candidate, Relaxation
+from onnxlip.bounds.pairs.relaxation import Relaxation, value_at
 from onnxlip.norms.lapack import potrf, trsm
 
 __all__ = ["Optimum", "minimised"]
 
-_MARGIN = 1.2  # how far from the start's multipliers and ρ the search begins, to be inside
+_MARGIN = 1.2  # how far above the start's multipliers the search begins, to be well inside
 _STEPS = 60
 _TRIES = 24
 
@@ -92,31 +92,32 @@ class _Newton:
 
 def minimised(
     problem: Relaxation,
-    start: Candidate,
+    start: Floats,
     tolerance: float,
     *,
-    target: float = 0.0,
+    enough: Callable[[float, float], bool] = lambda rho, lower: False,
     late: Callable[[], bool] = lambda: False,
 ) -> Optimum | None:
-    """The least ρ to a relative tolerance, from multipliers that are feasible.
+    """The least ρ to a relative tolerance, from multipliers (m,) that are feasible.
 
-    It stops earlier at ρ ≤ target, or where late() says so. None where the start is not feasible
-    or the first step fails.
+    It stops earlier where enough(ρ, lower bound of the least ρ) or late() says so. None where the
+    start is not feasible or the first step fails.
     """
-    root = np.sqrt(start.multipliers * _MARGIN)
-    size = math.sqrt(start.rho)
-    if not (np.all(root > 0) and np.all(np.isfinite(root)) and 0 < size < math.inf):
+    wider = start * _MARGIN
+    square = value_at(problem, wider)
+    if not 0 < square < math.inf:
         return None
+    root, size = np.sqrt(wider), math.sqrt(square)
     a = np.asfortranarray(problem.outer / root)
     g = problem.inner * (root[:, None] / size)
     search = _Search(a, g, problem.mixed / size)
-    found = search.run(tolerance, target / start.rho, late)
+    found = search.run(tolerance, lambda rho, low: enough(rho * square, low * square), late)
     if found is None:
         return None
     return Optimum(
-        found.multipliers * start.multipliers * _MARGIN,
-        found.rho * start.rho,
-        found.lower * start.rho,
+        found.multipliers * wider,
+        found.rho * square,
+        found.lower * square,
         found.moments,
         found.steps,
     )
@@ -127,7 +128,9 @@ class _Search:
         self.a, self.g, self.mixed = a, g, mixed
         self.m, self.q = g.shape
 
-    def run(self, tolerance: float, target: float, late: Callable[[], bool]) -> Optimum | None:
+    def run(
+        self, tolerance: float, enough: Callable[[float, float], bool], late: Callable[[], bool]
+    ) -> Optimum | None:
         point = self._inside()
         if point is None:
             return None
@@ -137,13 +140,13 @@ class _Search:
         t = (self.m + self.q) / (0.3 * point.rho)
         lower, steps = 0.0, 0
         moments = newton.moments / t
-        while steps < _STEPS and not late():
+        while steps < _STEPS and not enough(point.rho, lower) and not late():
             steps += 1
             if newton.decrement(t) < 0.9:
                 if self._at(point, -newton.step(t)) is not None:  # X is positive definite
                     gap = (self.m + self.q + newton.gradient @ newton.step(t)) / t
                     lower, moments = max(lower, point.rho - gap), newton.moments / t
-                if point.rho - lower <= tolerance * point.rho or point.rho <= target:
+                if point.rho - lower <= tolerance * point.rho:
                     break
                 moved, t = self._predicted(point, newton, t)
             else:
@@ -157,7 +160,7 @@ class _Search:
         return Optimum(point.t, point.rho, lower, moments * point.t, steps)
 
     def _inside(self) -> _Point | None:
-        for rho in (1.1 * _MARGIN, 1.5 * _MARGIN, 2.0 * _MARGIN):
+        for rho in (1.1, 1.5, 2.0):
             point = self._factored(rho, np.ones(self.m))
             if point is not None:
                 return point

@@ -23,13 +23,13 @@ import numpy as np
 from onnxlip.bounds.pairs.barrier import minimised
 from onnxlip.bounds.pairs.problem import Floats, Pair
 from onnxlip.bounds.pairs.proof import proved_scaled, slopes, spread
-from onnxlip.bounds.pairs.relaxation import Candidate, Relaxation, closed_form, relaxation
-from onnxlip.bounds.pairs.scaling import LOST, Balanced, balanced
+from onnxlip.bounds.pairs.relaxation import Relaxation, closed_form, relaxation
+from onnxlip.bounds.pairs.scaling import LOST, Balanced, Places, balanced
 from onnxlip.norms.dense import dense_norm
-from onnxlip.norms.enclosure import euclid
+from onnxlip.norms.enclosure import Enclosure, euclid
 from onnxlip.rounding import add_up, gamma, mul_up
 
-__all__ = ["Certified", "best_proof", "certified"]
+__all__ = ["Certified", "best_proof", "certified", "clock", "fixed_norm"]
 
 _SEMIDEFINITE = 6000  # free neurons up to which a matrix over all pairs of them is formed
 _NUDGES = (1.0, 1.0 + 1e-9, 1.0 + 1e-6, 1.0 + 1e-3)  # multipliers a little larger prove more easily
@@ -52,7 +52,7 @@ def certified(pair: Pair, *, tolerance: float = 1e-4, seconds: float | None = No
     searching for better ones; without it the result is the same on every run. Finite, unless the
     product of norms itself is beyond float64. Raises ValueError where the pair is not finite.
     """
-    late = _clock(seconds)
+    late = clock(seconds)
     scaled = balanced(pair)
     if not scaled.kept.size:
         return Certified(0.0, "zero")
@@ -62,7 +62,7 @@ def certified(pair: Pair, *, tolerance: float = 1e-4, seconds: float | None = No
         Certified(scaled.upper(_product(here)), "product"),
     ]
     if not here.free.size:
-        found.append(Certified(scaled.upper(_fixed(here)), "fixed"))
+        found.append(Certified(scaled.upper(fixed_norm(here).upper), "fixed"))
         return _least(found)
     found.append(Certified(scaled.upper(_triangle(here)), "triangle"))
     problem = relaxation(here)
@@ -70,13 +70,13 @@ def certified(pair: Pair, *, tolerance: float = 1e-4, seconds: float | None = No
     if start is not None:
         found.append(_proof(scaled, problem, start.multipliers, "closed form"))
         if not late() and len(problem.free) <= _SEMIDEFINITE:
-            best = minimised(problem, start, 2 * tolerance, late=late)
+            best = minimised(problem, start.multipliers, 2 * tolerance, late=late)
             if best is not None:
                 found.append(_proof(scaled, problem, best.multipliers, "semidefinite"))
     return _least(found)
 
 
-def best_proof(pair: Pair, multipliers: Floats, free: np.ndarray) -> tuple[float, Floats]:
+def best_proof(pair: Pair, multipliers: Floats, free: Places) -> tuple[float, Floats]:
     """(`proof.proved_scaled`, weights) of a scaled pair for T on the free neurons, or for
     slightly larger T where rounding made that fail."""
     weights = np.ones(pair.size)
@@ -98,7 +98,7 @@ def _least(found: list[Certified]) -> Certified:
     return min(found, key=lambda c: c.upper)
 
 
-def _clock(seconds: float | None) -> Callable[[], bool]:
+def clock(seconds: float | None) -> Callable[[], bool]:
     """Whether the time is over."""
     if seconds is None:
         return lambda: False
@@ -114,11 +114,11 @@ def _product(pair: Pair) -> float:
     return mul_up(_norm(pair.outer), pair.largest, _norm(pair.inner))
 
 
-def _fixed(pair: Pair) -> float:
-    """A bound of ‖outer diag(c) inner‖₂, of a scaled pair."""
+def fixed_norm(pair: Pair) -> Enclosure:
+    """‖outer diag(c) inner‖₂ of a scaled pair, c as in `proof.slopes`."""
     centre, _ = slopes(pair)
-    error = mul_up(gamma(pair.size + 1), spread(pair, centre))
-    return add_up(_norm((pair.outer * centre) @ pair.inner), error, LOST)
+    error = add_up(mul_up(gamma(pair.size + 1), spread(pair, centre)), LOST)
+    return dense_norm(((pair.outer * centre) @ pair.inner)[None]).widened(error)
 
 
 def _triangle(pair: Pair) -> float:
@@ -126,4 +126,4 @@ def _triangle(pair: Pair) -> float:
     root = np.where(radius > 0, np.nextafter(np.sqrt(radius), math.inf), 0.0)
     sides = (pair.outer * root, pair.inner * root[:, None])
     norms = (add_up(_norm(s), mul_up(gamma(2), euclid(s).upper), LOST) for s in sides)
-    return add_up(_fixed(pair), mul_up(*norms))
+    return add_up(fixed_norm(pair).upper, mul_up(*norms))

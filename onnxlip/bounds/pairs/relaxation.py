@@ -28,8 +28,10 @@ import numpy as np
 
 from onnxlip.bounds.pairs.problem import Floats, Pair
 from onnxlip.bounds.pairs.proof import largest_eigenvalue, slopes
+from onnxlip.bounds.pairs.scaling import Places
+from onnxlip.norms.lapack import potrf, trsm
 
-__all__ = ["Candidate", "Relaxation", "closed_form", "relaxation"]
+__all__ = ["Candidate", "Relaxation", "closed_form", "relaxation", "value_at"]
 
 _GOLDEN = (math.sqrt(5.0) - 1) / 2
 _ROW_SUMS = 1500  # up to this many neurons the row sums of |outerᵀouter| are formed
@@ -48,7 +50,7 @@ class Relaxation:
     outer: Floats
     inner: Floats
     mixed: Floats
-    free: np.ndarray[tuple[int], np.dtype[np.int64]]
+    free: Places
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +65,17 @@ def relaxation(pair: Pair) -> Relaxation:
     """The relaxation of a scaled pair (`scaling.balanced`)."""
     outer, inner = pair.outer, pair.inner
     if outer.shape[0] > pair.size:  # ‖outer x‖ = ‖Rx‖ for outer = QR
-        outer = np.linalg.qr(outer, mode="r")
+        outer = _triangle(outer)
     if inner.shape[1] > pair.size:
-        inner = np.linalg.qr(inner.T, mode="r").T
+        inner = _triangle(inner.T).T
     centre, radius = slopes(pair)
     free = np.flatnonzero(radius > 0)
     mixed = (outer * centre) @ inner
     return Relaxation(outer[:, free], radius[free, None] * inner[free], mixed, free)
+
+
+def _triangle(matrix: Floats) -> Floats:
+    return np.asarray(np.linalg.qr(matrix)[1])
 
 
 def closed_form(problem: Relaxation, late: Callable[[], bool] = lambda: False) -> Candidate | None:
@@ -82,6 +88,23 @@ def closed_form(problem: Relaxation, late: Callable[[], bool] = lambda: False) -
         if late():
             break
     return best
+
+
+def value_at(problem: Relaxation, multipliers: Floats) -> float:
+    """ρ for multipliers T (m,); infinite where I − outer T⁻¹ outerᵀ is not positive definite."""
+    if not (np.all(multipliers > 0) and np.all(np.isfinite(multipliers))):
+        return math.inf
+    root = np.sqrt(multipliers)
+    scaled, last = problem.outer / root, problem.inner * root[:, None]
+    first, pulled = np.asfortranarray(-(scaled @ scaled.T)), np.array(problem.mixed, order="F")
+    np.einsum("ii->i", first)[...] += 1.0
+    if not potrf(first):
+        return math.inf
+    trsm(first, pulled, "L", "T")
+    try:
+        return largest_eigenvalue(last.T @ last + pulled.T @ pulled)
+    except np.linalg.LinAlgError:
+        return math.inf
 
 
 def _shapes(problem: Relaxation) -> Iterator[Floats]:

@@ -6,8 +6,8 @@ leave the product as it is; k evens out the two, so that a network whose neurons
 poses the same problem. Then outer, inner and the slopes are divided by powers of two, so that
 their largest entries lie in [½, 1).
 
-Powers of two round nothing, but for underflow: with `LOST` = 2⁻⁹⁰⁰ (which covers n√(pq) · 4 · 2⁻¹⁰²²
-for every matrix that fits into a computer),
+Powers of two round nothing, but for underflow: with `LOST` = 2⁻⁹⁰⁰, which covers n√(pq) · 2⁻¹⁰²⁰
+for every matrix that fits into a computer,
 
     ‖outer diag(d) inner‖₂ ≤ 2^exponent · (‖scaled outer diag(d′) scaled inner‖₂ + LOST).
 """
@@ -21,9 +21,10 @@ import numpy.typing as npt
 
 from onnxlip.bounds.pairs.problem import Floats, Pair
 from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, rescaled
-from onnxlip.rounding import add_up
 
-__all__ = ["LOST", "Balanced", "balanced"]
+__all__ = ["LOST", "Balanced", "Places", "balanced"]
+
+Places = npt.NDArray[np.int64]
 
 LOST = UNDERFLOW
 
@@ -34,8 +35,8 @@ class Balanced:
     divided by 2^shifts; the scaled norm times 2^exponent is the norm."""
 
     pair: Pair
-    kept: npt.NDArray[np.int64]
-    shifts: npt.NDArray[np.int64]
+    kept: Places
+    shifts: Places
     exponent: int
     size: int
 
@@ -53,7 +54,11 @@ class Balanced:
         """An upper bound of the norm, of one of the scaled norm."""
         if not self.kept.size:
             return 0.0
-        return rescaled(Enclosure(0.0, add_up(value, LOST)), self.exponent).upper
+        return self.enclosed(Enclosure(0.0, value)).upper
+
+    def enclosed(self, value: Enclosure) -> Enclosure:
+        """The norm, of an enclosure of the scaled norm."""
+        return rescaled(value.widened(LOST), self.exponent)
 
 
 def balanced(pair: Pair) -> Balanced:
@@ -80,5 +85,5 @@ def balanced(pair: Pair) -> Balanced:
     return Balanced(scaled, kept, shifts, exponent, pair.size)
 
 
-def _exponents(values: Floats) -> npt.NDArray[np.int64]:
+def _exponents(values: Floats) -> Places:
     return np.frexp(values)[1].astype(np.int64)

@@ -1,0 +1,203 @@
+"""The maximum of the pair problem to a tolerance, by branch and bound; both ends are proved.
+
+A node fixes some slopes at one of their ends; the maximum over a box is at a vertex (the norm is
+convex in d), so the larger of a node's two children bounds the node. A node's bound is the least of
+its parent's and what multipliers found by `barrier` prove (`proof`); where all slopes are fixed, it
+is the norm of one matrix. The upper end is the largest bound of all leaves, pruned ones included:
+a theorem, however early the search stops. The lower end is the norm at one vertex, rounded down.
+
+Which slope: with the moments of the relaxation, κ_j = r_j E w_j z_j / (r_j² E z_j²) ∈ [−1, 1] says
+how decided d_j = c_j + κ_j r_j is; we take the largest T_j E w_j² (1 − κ_j²), for ReLU
+4 T_j E w_j² ρ_j(1 − ρ_j) with ρ_j = d_j. The rounded d_j, climbed from by sign power (d_j ← the end
+that has the sign of (outerᵀu)_j(inner v)_j, (u, v) the leading singular pair), gives the lower end.
+
+A node is given up at ρ ≤ (lower end)² (1 + tolerance)², or as soon as it is clear that it must be
+split: once the dual's bound is above that and the gap is a small part of what is missing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxlip.bounds.pairs.barrier import Optimum, minimised
+from onnxlip.bounds.pairs.certified import best_proof, clock, fixed_norm
+from onnxlip.bounds.pairs.problem import Floats, Pair
+from onnxlip.bounds.pairs.relaxation import Relaxation, closed_form, relaxation
+from onnxlip.bounds.pairs.scaling import Places, balanced
+from onnxlip.norms.enclosure import Enclosure
+
+__all__ = ["Bracketed", "branch_and_bound"]
+
+Ends = npt.NDArray[np.bool_]
+
+_STARTS = 12  # random starts of the first search
+_CLIMB = 60  # rounds of sign power at most
+_SHARE = 0.25  # a node's gap may be this part of what it lacks
+
+
+@dataclass(frozen=True, eq=False)
+class Bracketed:
+    """lower ≤ max_d ‖outer diag(d) inner‖₂ ≤ upper, both proved; lower is the norm at d, a vertex;
+    nodes: how many were bounded."""
+
+    lower: float
+    upper: float
+    d: Floats
+    nodes: int
+
+
+@dataclass(order=True, frozen=True)
+class _Leaf:
+    """A node that may hold more than the lower end: its slopes, and where to split it."""
+
+    key: tuple[float, int]
+    alpha: Floats = field(compare=False)
+    beta: Floats = field(compare=False)
+    split: int = field(compare=False)
+    multipliers: Floats = field(compare=False)
+
+    @property
+    def upper(self) -> float:
+        return -self.key[0]
+
+
+def branch_and_bound(
+    pair: Pair,
+    *,
+    tolerance: float = 1e-5,
+    seconds: float | None = None,
+    nodes: int | None = None,
+) -> Bracketed:
+    """max_d ‖outer diag(d) inner‖₂ between two proved ends, which differ by the relative tolerance
+    unless `seconds` or `nodes` end the search before: NP-hard, so give at least one of them beyond
+    some 60 neurons. Without `seconds` the result is the same on every run. Raises ValueError where
+    the pair is not finite.
+    """
+    late = clock(seconds)
+    scaled = balanced(pair)
+    if not scaled.kept.size:
+        return Bracketed(0.0, 0.0, pair.alpha.copy(), 0)
+    search = _Search(scaled.pair, tolerance)
+    search.begin()
+    while search.open and not late() and (nodes is None or search.nodes < nodes):
+        search.split()
+    d = pair.alpha.copy()
+    d[scaled.kept] = np.where(search.at_beta, pair.beta[scaled.kept], pair.alpha[scaled.kept])
+    return Bracketed(
+        scaled.enclosed(search.best).lower, scaled.upper(search.upper), d, search.nodes
+    )
+
+
+class _Search:
+    """best: the enclosed norm at the best vertex; closed: the largest bound of the pruned."""
+
+    def __init__(self, pair: Pair, tolerance: float) -> None:
+        self.pair, self.tolerance = pair, tolerance
+        self.best = Enclosure(0.0, math.inf)
+        self.at_beta = np.zeros(pair.size, bool)
+        self.seen: set[bytes] = set()
+        self.leaves: list[_Leaf] = []
+        self.closed, self.nodes = 0.0, 0
+
+    @property
+    def open(self) -> bool:
+        return bool(self.leaves) and self.leaves[0].upper > self.enough
+
+    @property
+    def enough(self) -> float:
+        return self.best.lower * (1.0 + self.tolerance)
+
+    @property
+    def upper(self) -> float:
+        return max(self.closed, max((leaf.upper for leaf in self.leaves), default=0.0))
+
+    def begin(self) -> None:
+        rng = np.random.default_rng(self.pair.size)
+        self.climb(np.ones(self.pair.size, bool))
+        for _ in range(_STARTS):
+            self.climb(rng.random(self.pair.size) < 0.5)
+        self.bound(self.pair.alpha, self.pair.beta, math.inf, None)
+
+    def split(self) -> None:
+        leaf = heapq.heappop(self.leaves)
+        for end in (leaf.alpha, leaf.beta):
+            alpha, beta = leaf.alpha.copy(), leaf.beta.copy()
+            alpha[leaf.split] = beta[leaf.split] = end[leaf.split]
+            self.bound(alpha, beta, leaf.upper, leaf.multipliers)
+
+    def bound(self, alpha: Floats, beta: Floats, above: float, multipliers: Floats | None) -> None:
+        """Bounds a node, looks for a better vertex in it, and keeps it if it may hold more."""
+        self.nodes += 1
+        kept = np.flatnonzero((alpha != 0) | (beta != 0))  # the others add nothing
+        whole = self.pair
+        node = Pair(whole.outer[:, kept], whole.inner[kept], alpha[kept], beta[kept])
+        problem = relaxation(node)
+        if not problem.free.size:
+            value = fixed_norm(node).upper if kept.size else 0.0
+            self.climb(beta == whole.beta)
+            self.closed = max(self.closed, min(above, value))
+            return
+        places = kept[problem.free]
+        known = None if multipliers is None else multipliers[places]
+        found = self._relaxed(problem, known)
+        if found is None:  # no bound of its own: its parent's, and a plain choice
+            split, all_multipliers = int(places[0]), multipliers
+        else:
+            above = min(above, best_proof(node, found.multipliers, problem.free)[0])
+            part, full, mixed = found.moments
+            self.climb(self._rounded(alpha, beta, places, mixed > 0))
+            decided = np.clip(mixed / np.sqrt(np.maximum(part * full, 1e-300)), -1.0, 1.0)
+            split = int(places[np.argmax(part * (1.0 - decided**2))])
+            all_multipliers = np.zeros(whole.size)
+            all_multipliers[places] = found.multipliers
+        if above <= self.enough:
+            self.closed = max(self.closed, above)
+            return
+        rest = np.zeros(whole.size) if all_multipliers is None else all_multipliers
+        heapq.heappush(self.leaves, _Leaf((-above, self.nodes), alpha, beta, split, rest))
+
+    def _rounded(self, alpha: Floats, beta: Floats, places: Places, up: Ends) -> Ends:
+        at_beta: Ends = (alpha == beta) & (alpha == self.pair.beta)
+        at_beta[places] = up
+        return at_beta
+
+    def _relaxed(self, problem: Relaxation, known: Floats | None) -> Optimum | None:
+        """The node's multipliers: from its parent's, or closed forms."""
+        target = self.enough**2 * (1.0 - 1e-9)
+
+        def enough(rho: float, lower: float) -> bool:
+            return rho <= target or rho - lower <= _SHARE * (lower - target)
+
+        if known is not None:
+            found = minimised(problem, known, self.tolerance, enough=enough)
+            if found is not None:
+                return found
+        start = closed_form(problem)
+        if start is None:
+            return None
+        return minimised(problem, start.multipliers, self.tolerance, enough=enough)
+
+    def climb(self, at_beta: Ends) -> None:
+        """Sign power; the best vertex on the way is kept."""
+        pair = self.pair
+        value = 0.0
+        for _ in range(_CLIMB):
+            key = np.packbits(at_beta).tobytes()
+            if key in self.seen:
+                return
+            self.seen.add(key)
+            d = np.where(at_beta, pair.beta, pair.alpha)
+            u, s, v = np.linalg.svd(pair.at(d), full_matrices=False)
+            if s[0] > self.best.lower:
+                fixed = fixed_norm(Pair(pair.outer, pair.inner, d, d))
+                if fixed.lower > self.best.lower:
+                    self.best, self.at_beta = fixed, at_beta
+            if s[0] <= value:
+                return
+            value = s[0]
+            at_beta = np.asarray((u[:, 0] @ pair.outer) * (pair.inner @ v[0]) > 0)
