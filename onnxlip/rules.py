@@ -33,6 +33,7 @@ __all__ = [
     "Amendment",
     "Box",
     "Constant",
+    "Derivative",
     "Elementwise",
     "Example",
     "Fixed",
@@ -136,7 +137,10 @@ class Node:
         return self.attributes.get(name, default)
 
 
-# ── the four forms ────────────────────────────────────────────────────────────────────────
+# ── the forms ─────────────────────────────────────────────────────────────────────────────
+
+Linear = Callable[[Sequence[npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]
+Derivative = tuple[Linear, Linear]
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,11 @@ class Gain:
     picks(node): for an op that hands entries on, each entry of output 0 being one of some entries
     of its only variable input (a maximum over windows): which ones, (outputs, k) flat positions, −1
     where there are fewer than k.
+    derivative(node, inputs) → (push, pull) at m points, for searches from below: inputs are arrays
+    by position, variable ones of shape (m, *shape), constants as they are, None where left out.
+    push: directions of the variable inputs, in order, to those of all outputs (J v); pull:
+    gradients of all outputs to those of the variable inputs (Jᵀ g); each with the leading m.
+    Where f has a kink, either side will do. None: searches compare values only.
     """
 
     gain: Callable[[Node, int, float, Sequence[Box | None]], float]
@@ -190,6 +199,7 @@ class Gain:
     joint: Callable[[Node, float, Sequence[Box | None]], float] | None = None
     reason: str = "it has no finite gain on this domain"
     picks: Callable[[Node], npt.NDArray[np.int64]] | None = None
+    derivative: Callable[[Node, Sequence[npt.NDArray[Any] | None]], Derivative] | None = None
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,8 @@ def _check_gain(
                 _compare(witness, fa, moved, a[slot] - b[slot], gains[i], p, f"{where} input {i}")
             apart = np.concatenate([(x - y).ravel() for x, y in zip(a, b, strict=True)])
             _compare(witness, fa, b, apart, joint, p, f"{where} jointly")
+    if form.derivative is not None:
+        _check_derivative(form, node, specs, witness, where, rng)
 
 
 def _check_picks(picks: npt.NDArray[np.int64], inputs: list[Array], y: Array, where: str) -> None:
@@ -311,6 +313,51 @@ def _check_picks(picks: npt.NDArray[np.int64], inputs: list[Array], y: Array, wh
     x = np.append(inputs[0].reshape(-1), np.nan)  # −1 reads what equals nothing
     found = (x[picks] == y.reshape(-1, 1)).any(axis=1)
     assert found.all(), f"{where}: an output is none of the entries that the rule picks from"
+
+
+def _check_derivative(
+    form: Gain, node: Node, specs: list[Any], witness: Witness, where: str, rng: np.random.Generator
+) -> None:
+    """At two points at once, J v is what the op's central differences come to, but for a few
+    directions that may cross a kink; and ⟨J v, g⟩ = ⟨v, Jᵀg⟩."""
+    assert form.derivative is not None
+    points = [[_moderate(s, rng) for s in specs] for _ in range(2)]
+    given = [None if value is None else value.constant for value in node.inputs]
+    for slot, i in enumerate(node.variables):
+        given[i] = np.stack([point[slot] for point in points])
+    push, pull = form.derivative(node, given)
+    step, slack = (1e-6, 1e-4) if witness.tolerance < 1e-8 else (3e-3, 2e-2)
+    right = 0
+    for _ in range(6):
+        ways = [rng.standard_normal((2, *node.value(i).shape)) for i in node.variables]
+        moved = [np.asarray(y) for y in push(ways)]
+        grads = [
+            rng.standard_normal(y.shape) if value.name else np.zeros(y.shape)
+            for y, value in zip(moved, node.outputs, strict=True)
+        ]
+        forth = [float(np.vdot(y, g)) for y, g in zip(moved, grads, strict=True)]
+        back = [float(np.vdot(v, b)) for v, b in zip(ways, pull(grads), strict=True)]
+        size = sum(map(abs, (*forth, *back))) + sum(float(np.linalg.norm(y)) for y in moved)
+        assert abs(sum(forth) - sum(back)) <= 1e-9 * (size + 1e-6), f"{where}: dot test"
+        near = True
+        for k, point in enumerate(points):
+            above, below = (
+                witness([x + s * step * v[k] for x, v in zip(point, ways, strict=True)])
+                for s in (1.0, -1.0)
+            )
+            for a, b, y in zip(above, below, moved, strict=True):
+                slope = (a - b) / (2 * step)
+                off = float(np.abs(slope - y[k].reshape(a.shape)).max(initial=0))
+                near &= off <= slack * (1 + float(np.abs(slope).max(initial=0)))
+        right += near
+    assert right >= 3, f"{where}: the derivative is not the limit of difference quotients"
+
+
+def _moderate(spec: Variable, rng: np.random.Generator) -> Array:
+    """A point inside the example's box, of ordinary size."""
+    low, high = max(spec.low, -2.0), min(spec.high, 2.0)
+    low, high = (low, high) if low < high else (spec.low, spec.high)
+    return rng.uniform(low, high, spec.shape)
 
 
 def _compare(

@@ -14,12 +14,16 @@ Source: ONNX operator specification, LogSoftmax (version 13); derived; ‖I − 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxlip.ops.families.softmax import groups, probabilities
 from onnxlip.rounding import gamma, sqrt_up, up
-from onnxlip.rules import Box, Gain, Node, Rule, example, variable
+from onnxlip.rules import Box, Derivative, Gain, Node, Rule, example, variable
+
+Array = npt.NDArray[Any]
 
 
 def _gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> float:
@@ -49,10 +53,27 @@ def _image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
     return Box.of(groups(node).tensor(low), groups(node).tensor(high))
 
 
+def _derivative(node: Node, inputs: Sequence[Array | None]) -> Derivative:
+    """J = I − 1pᵀ."""
+    x = inputs[0]
+    assert x is not None
+    axis = int(node.attribute("axis", -1)) % (x.ndim - 1) + 1
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    p = e / e.sum(axis=axis, keepdims=True)
+
+    def push(ways: Sequence[Array]) -> list[Array]:
+        return [ways[0] - (p * ways[0]).sum(axis=axis, keepdims=True)]
+
+    def pull(gradients: Sequence[Array]) -> list[Array]:
+        return [gradients[0] - p * gradients[0].sum(axis=axis, keepdims=True)]
+
+    return push, pull
+
+
 RULES = (
     Rule(
         "LogSoftmax",
-        Gain(_gain, _image),
+        Gain(_gain, _image, derivative=_derivative),
         source="ONNX LogSoftmax; derived: I − 1pᵀ is a projection",
         examples=(
             example(variable(1, 2)),

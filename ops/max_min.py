@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxlip.ops.families.derivatives import aligned, weighted
 from onnxlip.ops.families.piecewise_linear import piecewise_linear
 from onnxlip.ops.families.spread import common_shape, spread_norm
-from onnxlip.rules import Box, Gain, Node, Rule, constant, example, variable
+from onnxlip.rules import Box, Derivative, Gain, Node, Rule, constant, example, variable
 
 Floats = npt.NDArray[np.float64]
 Fold = Callable[[Sequence[Any]], Any]
@@ -40,6 +41,24 @@ def _gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> float:
 
 def _joint(node: Node, p: float, boxes: Sequence[Box | None]) -> float:
     return max(spread_norm(node, i, p) for i in node.variables)
+
+
+def _derivative(node: Node, inputs: Sequence[npt.NDArray[Any] | None], fold: Fold) -> Derivative:
+    """The winners' own directions."""
+    rank = len(node.y.shape)
+    given = [
+        aligned(x, rank) if k in node.variables else x
+        for k, x in enumerate(inputs)
+        if x is not None
+    ]
+    best = fold(given)
+    taken = np.zeros(best.shape, bool)
+    weights = []
+    for k in node.variables:
+        wins = (given[k] == best) & ~taken
+        taken |= wins
+        weights.append(wins.astype(np.float64))
+    return weighted(node, weights)
 
 
 def _rules(op_type: str, fold: Fold) -> tuple[Rule, Rule]:
@@ -73,7 +92,12 @@ def _rules(op_type: str, fold: Fold) -> tuple[Rule, Rule]:
         ),
         Rule(
             op_type,
-            Gain(_gain, image, _joint),
+            Gain(
+                _gain,
+                image,
+                _joint,
+                derivative=lambda node, inputs: _derivative(node, inputs, fold),
+            ),
             source=source,
             examples=(
                 example(variable(2, 3), variable(2, 3)),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxlip.ops.families.derivatives import extreme
 from onnxlip.ops.families.windows import (
     require_one_reading,
     window_counts,
@@ -42,7 +43,12 @@ def _image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
 RULES = (
     Rule(
         "MaxPool",
-        Gain(_gain, _image, picks=window_picks),
+        Gain(
+            _gain,
+            _image,
+            picks=window_picks,
+            derivative=lambda node, inputs: extreme(node, inputs, window_picks(node)),
+        ),
         source="ONNX MaxPool; derived: an entry counts once per window that covers it",
         examples=(
             example(variable(1, 2, 6, 6), kernel_shape=[2, 2], strides=[2, 2]),

@@ -24,10 +24,21 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from onnxlip.ops.families.derivatives import aligned, shrunk, weighted
 from onnxlip.ops.families.magnitudes import squared_spectral
 from onnxlip.ops.families.spread import common_shape, joint_of, spread_norm
 from onnxlip.rounding import TINY, gamma, sqrt_up, up
-from onnxlip.rules import Box, Elementwise, Gain, Node, Rule, constant, example, variable
+from onnxlip.rules import (
+    Box,
+    Derivative,
+    Elementwise,
+    Gain,
+    Node,
+    Rule,
+    constant,
+    example,
+    variable,
+)
 from onnxlip.univariate import MAX_TERMS, Expression
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +77,12 @@ def _mul_image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
         ends = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
     ends = [np.where(np.isnan(e), 0.0, e) for e in ends]  # 0 · ∞: the factor 0 wins
     return Box.of(np.minimum.reduce(ends), np.maximum.reduce(ends)).widened()
+
+
+def _mul_derivative(node: Node, inputs: Sequence[Floats | None]) -> Derivative:
+    rank = len(node.y.shape)
+    a, b = (aligned(x, rank) for x in inputs if x is not None)
+    return weighted(node, [b, a])
 
 
 def _mul_algebra(node: Node, operands: Sequence[Expression | None]) -> Expression | None:
@@ -108,6 +125,33 @@ def _matmul_gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> f
 
 def _matmul_joint(node: Node, p: float, boxes: Sequence[Box | None]) -> float:
     return joint_of([_matmul_gain(node, i, p, boxes) for i in (0, 1)], p)
+
+
+def _matmul_derivative(node: Node, inputs: Sequence[Floats | None]) -> Derivative:
+    """δY = δA B + A δB."""
+    a, b = (_as_matrices(x, node, k) for k, x in enumerate(inputs) if x is not None)
+
+    def push(ways: Sequence[Floats]) -> list[Floats]:
+        da, db = (_as_matrices(x, node, k) for k, x in enumerate(ways))
+        return [(np.matmul(da, b) + np.matmul(a, db)).reshape(len(a), *node.y.shape)]
+
+    def pull(gradients: Sequence[Floats]) -> list[Floats]:
+        shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        g = gradients[0].reshape(*shape, a.shape[-2], b.shape[-1])
+        back = np.matmul(g, np.swapaxes(b, -1, -2)), np.matmul(np.swapaxes(a, -1, -2), g)
+        return [
+            shrunk(x, y.shape[1:]).reshape(len(a), *node.value(k).shape)
+            for k, (x, y) in enumerate(zip(back, (a, b), strict=True))
+        ]
+
+    return push, pull
+
+
+def _as_matrices(x: Floats, node: Node, k: int) -> Floats:
+    """(m, …, rows, columns), with as many axes for both factors."""
+    if len(node.value(k).shape) == 1:
+        x = x[:, None, :] if k == 0 else x[:, :, None]
+    return aligned(x, max(2, *(len(node.value(i).shape) for i in (0, 1))))
 
 
 def _matmul_image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
@@ -176,6 +220,17 @@ def _div_image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
     return Box(np.nextafter(low, -np.inf), np.nextafter(high, np.inf))
 
 
+def _div_derivative(node: Node, inputs: Sequence[Floats | None]) -> Derivative:
+    rank = len(node.y.shape)
+    a, b = (
+        aligned(x, rank) if k in node.variables else np.asarray(x, np.float64)
+        for k, x in enumerate(inputs)
+        if x is not None
+    )
+    weights = {0: 1 / b, 1: -a / b**2}
+    return weighted(node, [weights[k] for k in node.variables])
+
+
 def _over_slopes(node: Node, box: Box) -> tuple[Floats, Floats]:
     c = node.floats(0)
     near, far = _distance(box), box.magnitude
@@ -208,6 +263,7 @@ RULES = (
             _mul_joint,
             "it multiplies two tensors that both depend on the input, so the gain of one grows "
             f"with the other; {_ADVICE}",
+            derivative=_mul_derivative,
         ),
         source="ONNX Mul; derived: product rule on a box",
         examples=(
@@ -228,6 +284,7 @@ RULES = (
             _matmul_joint,
             "it multiplies two tensors that both depend on the input (as attention does), so the "
             f"gain of one grows with the other; {_ADVICE}",
+            derivative=_matmul_derivative,
         ),
         source="ONNX MatMul; derived: product rule on a box; Collatz-Wielandt bound of ‖max |B|‖₂",
         examples=(
@@ -266,6 +323,7 @@ RULES = (
             "it divides by a tensor that depends on the input: its gain is finite only where the "
             "divisor stays away from 0 and the numerator is bounded; bound the input, or add a "
             "positive ε to the divisor after an Abs, Exp or Softplus",
+            derivative=_div_derivative,
         ),
         source="ONNX Div; derived: quotient rule on a box",
         examples=(

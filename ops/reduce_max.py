@@ -9,7 +9,9 @@ Source: ONNX operator specification, ReduceMax, ReduceMin and GlobalMaxPool; der
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from onnxlip.ops.families.derivatives import extreme
 from onnxlip.ops.families.disjoint_groups import (
     Reduction,
     box_of,
@@ -24,18 +26,23 @@ def _gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> float:
     return 1.0
 
 
-def _rule(op_type: str, reduce: Reduction, *examples: Example) -> Rule:
+def _rule(op_type: str, reduce: Reduction, sign: float, *examples: Example) -> Rule:
     return Rule(
         op_type,
         Gain(
             _gain,
             lambda node, boxes, o: monotone_image(node, box_of(boxes), reduce),
             picks=group_picks,
+            derivative=lambda node, inputs: extreme(node, inputs, group_picks(node), sign),
         ),
         source=f"ONNX {op_type}; derived: disjoint groups, |max a − max b| ≤ max |a − b|",
         examples=examples,
         applies=only_variable(0),
     )
+
+
+def _spatial(node: Node) -> npt.NDArray[np.int64]:
+    return group_picks(node, range(2, len(node.x.shape)))
 
 
 def _pool_image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
@@ -58,14 +65,15 @@ _EXAMPLES = (
 )
 
 RULES = (
-    _rule("ReduceMax", lambda x, axes: x.max(axis=axes, keepdims=True), *_EXAMPLES),
-    _rule("ReduceMin", lambda x, axes: x.min(axis=axes, keepdims=True), *_EXAMPLES),
+    _rule("ReduceMax", lambda x, axes: x.max(axis=axes, keepdims=True), 1.0, *_EXAMPLES),
+    _rule("ReduceMin", lambda x, axes: x.min(axis=axes, keepdims=True), -1.0, *_EXAMPLES),
     Rule(
         "GlobalMaxPool",
         Gain(
             _gain,
             _pool_image,
-            picks=lambda node: group_picks(node, range(2, len(node.x.shape))),
+            picks=_spatial,
+            derivative=lambda node, inputs: extreme(node, inputs, _spatial(node)),
         ),
         source="ONNX GlobalMaxPool; derived: as ReduceMax over the spatial axes",
         examples=(

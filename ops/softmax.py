@@ -10,11 +10,15 @@ derived as above.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxlip.ops.families.softmax import groups, probabilities
-from onnxlip.rules import Box, Gain, Node, Rule, example, variable
+from onnxlip.rules import Box, Derivative, Gain, Node, Rule, example, variable
+
+Array = npt.NDArray[Any]
 
 
 def _gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> float:
@@ -31,10 +35,25 @@ def _image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
     return Box.of(groups(node).tensor(least), groups(node).tensor(most))
 
 
+def _derivative(node: Node, inputs: Sequence[Array | None]) -> Derivative:
+    """J = diag(p) − ppᵀ is symmetric."""
+    x = inputs[0]
+    assert x is not None
+    axis = int(node.attribute("axis", -1)) % (x.ndim - 1) + 1
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    p = e / e.sum(axis=axis, keepdims=True)
+
+    def apply(ways: Sequence[Array]) -> list[Array]:
+        v = ways[0]
+        return [p * (v - (p * v).sum(axis=axis, keepdims=True))]
+
+    return apply, apply
+
+
 RULES = (
     Rule(
         "Softmax",
-        Gain(_gain, _image),
+        Gain(_gain, _image, derivative=_derivative),
         source="ONNX Softmax; Gao & Pavel 2017, Proposition 4; derived for p = 1, ∞",
         examples=(
             example(variable(1, 2)),

@@ -11,11 +11,26 @@ Source: ONNX operator specification, TopK; derived (rearrangement inequality).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from onnxlip.ops.families.derivatives import selection
 from onnxlip.ops.families.disjoint_groups import box_of, uniform
-from onnxlip.rules import Box, Gain, Node, Refusal, Rule, constant, example, variable
+from onnxlip.rules import (
+    Box,
+    Derivative,
+    Gain,
+    Node,
+    Refusal,
+    Rule,
+    constant,
+    example,
+    variable,
+)
+
+Array = npt.NDArray[Any]
 
 
 def _gain(node: Node, i: int, p: float, boxes: Sequence[Box | None]) -> float:
@@ -39,6 +54,17 @@ def _image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
     return Box.of(ends[0], ends[1])
 
 
+def _derivative(node: Node, inputs: Sequence[Array | None]) -> Derivative:
+    """The chosen entries."""
+    x = inputs[0]
+    assert x is not None
+    axis = int(node.attribute("axis", -1)) % (x.ndim - 1) + 1
+    ranked = np.argsort(-x if node.attribute("largest", 1) else x, axis=axis, kind="stable")
+    chosen = np.take(ranked, np.arange(node.ints(1)[0]), axis=axis)
+    table = np.broadcast_to(np.arange(node.x.size).reshape(1, *node.x.shape), x.shape)
+    return selection(node, np.take_along_axis(table, chosen, axis=axis).reshape(len(x), -1))
+
+
 RULES = (
     Rule(
         "TopK",
@@ -50,7 +76,7 @@ RULES = (
     ),
     Rule(
         "TopK",
-        Gain(_gain, _image),
+        Gain(_gain, _image, derivative=_derivative),
         source="ONNX TopK; derived: sorting is a contraction in every p-norm",
         examples=(
             example(variable(2, 5), constant([3])),

@@ -43,8 +43,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxlip.ops.families.axis_groups import Groups
-from onnxlip.rounding import down, gamma, up
-from onnxlip.rules import Box, Gain, Node
+from onnxlip.rounding import TINY, down, gamma, up
+from onnxlip.rules import Box, Derivative, Gain, Node
 
 __all__ = ["AFFINE_REMEDY", "Normalization", "least_spread", "normalization"]
 
@@ -104,7 +104,51 @@ def normalization(
     def image(node: Node, boxes: Sequence[Box | None], o: int) -> Box:
         return _image(describe(node), boxes[0], o, node.outputs[o].shape)
 
-    return Gain(gain, image, reason=reason)
+    def derivative(node: Node, inputs: Sequence[Floats | None]) -> Derivative:
+        assert inputs[0] is not None
+        return _derivative(node, describe(node), inputs[0])
+
+    return Gain(gain, image, reason=reason, derivative=derivative)
+
+
+def _derivative(node: Node, what: Normalization, x: Floats) -> Derivative:
+    """J v = γ/s ∘ (Pv − θu uᵀv), see the module; the mean has 1/n, and 1/s has −z/(n s³)."""
+    n, m, groups = what.groups.size, len(x), what.groups
+    scale = groups.view_rows(what.scale)
+
+    def centred(rows: Floats) -> Floats:
+        return rows - rows.mean(axis=-1, keepdims=True) if what.centred else rows
+
+    def by_group(tensors: Floats) -> Floats:
+        return np.stack([groups.rows(t) for t in tensors])
+
+    def tensors(rows: Floats) -> Floats:
+        return np.stack([np.broadcast_to(groups.tensor(r), node.x.shape) for r in rows])
+
+    z = centred(by_group(x))
+    v = (z**2).mean(axis=-1, keepdims=True)
+    s = np.sqrt(v + what.epsilon) if what.root else np.sqrt(v) + what.epsilon
+    weight = 1 / np.maximum(s**2 if what.root else s * np.sqrt(v), TINY)
+
+    def middle(rows: Floats) -> Floats:
+        along = (z * rows).mean(axis=-1, keepdims=True)
+        return np.asarray((centred(rows) - z * along * weight) / s)
+
+    def push(ways: Sequence[Floats]) -> list[Floats]:
+        d = by_group(ways[0])
+        rest = (d.mean(axis=-1), -(z * d).mean(axis=-1) / s[..., 0] ** 3)
+        named = zip(node.outputs[1:], rest, strict=False)
+        parts = [r.reshape(m, *y.shape) if y.name else np.zeros(m) for y, r in named]
+        return [tensors(scale * middle(d)), *parts]
+
+    def pull(gradients: Sequence[Floats]) -> list[Floats]:
+        total = middle(scale * by_group(gradients[0]))
+        for o, part in ((1, np.full_like(z, 1 / n)), (2, -z / (n * s**3))):
+            if _used(node, o):
+                total = total + gradients[o].reshape(m, -1, 1) * part
+        return [tensors(total)]
+
+    return push, pull
 
 
 def _used(node: Node, o: int) -> bool:
