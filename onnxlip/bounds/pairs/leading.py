@@ -28,7 +28,8 @@ Floats = npt.NDArray[np.float64]
 FEW = 8  # triplets that a search goes on with
 _DIRECT = 48  # up to this lesser side the Gram's eigenvectors are cheaper than Krylov steps
 _ROUNDS = 20
-_RESIDUAL = 1e-7  # relative; the value's error is of the order of its square
+_DEPTH = 2  # Krylov blocks beside the one that there is
+_RESIDUAL = 1e-4  # relative; the value's error is of the order of its square
 _ENTRIES = 1 << 21  # float64 entries of one side scaled at a time (16 MiB)
 _PLAIN = 32  # binary exponents up to this leave room for fourth powers of products
 
@@ -163,18 +164,28 @@ def _direct(matrix: Floats, count: int) -> Triplets:
 
 
 def _iterated(matrix: Floats, right: Floats) -> Triplets:
+    """Lengths of images are divided by lengths of vectors: values are attained even where rounding
+    has cost the basis its orthogonality."""
     count = right.shape[1]
-    basis = np.linalg.qr(right)[0]
+    right = np.linalg.qr(right)[0]
+    left, values = matrix @ right, np.zeros(count)  # none known yet
     for _ in range(_ROUNDS):
-        once = matrix.T @ (matrix @ basis)
-        twice = matrix.T @ (matrix @ once)
-        basis = np.linalg.qr(np.hstack([basis, once, twice]))[0]
-        left, values, turn = np.linalg.svd(matrix @ basis, full_matrices=False)
-        basis = basis @ turn[:count].T
-        residual = matrix.T @ left[:, 0] - values[0] * basis[:, 0]
-        if float(np.linalg.norm(residual)) <= _RESIDUAL * values[0]:
+        block = matrix.T @ left
+        residual = block[:, 0] - values[0] ** 2 * right[:, 0]
+        if float(np.linalg.norm(residual)) < _RESIDUAL * values[0] ** 2:
             break
-    return Triplets(left[:, :count], values[:count], basis, 0.0)
+        basis, images = right, left
+        for depth in range(_DEPTH):
+            block = matrix.T @ images[:, -count:] if depth else block
+            for _ in range(2):
+                block = np.linalg.qr(block - basis @ (basis.T @ block))[0]
+            basis, images = np.hstack([basis, block]), np.hstack([images, matrix @ block])
+        turn = np.linalg.eigh(images.T @ images)[1][:, ::-1][:, :count]
+        right, left = basis @ turn, images @ turn
+        lengths = np.sqrt(_squares(right.T))
+        right, left = right / lengths, left / lengths
+        values = np.sqrt(_squares(left.T))
+    return Triplets(left / np.where(values > 0, values, 1.0), values, right, 0.0)
 
 
 def _cold(size: int, count: int) -> Floats:

@@ -40,10 +40,10 @@ __all__ = ["estimate", "greedy", "sign_power"]
 
 Floats = npt.NDArray[np.float64]
 
-_GROWN = 1e-11  # relative growth of a norm that is not rounding
+_GROWN = 1e-9  # relative growth of a norm that is not rounding
 _TRIED = 6  # single flips that are given a norm before a place counts as the best around
 _WHOLE = 512  # up to this lesser side the last decision is made with all triplets
-_POLISHED = 4  # ends of sign power that are polished
+_SHARE = 8  # one of so many ends of sign power is polished, but two at least
 _WORK = 1 << 33  # multiplications that all starts may take together, about
 _LEAST, _MOST = 6, 32  # starts
 _EXACT = 1024  # up to this lesser side the value is an SVD's
@@ -93,7 +93,7 @@ def estimate(
         if clock.is_over():
             break
         places.append(_ascended(_at(sides, d, clock), clock))
-    best = _polished_best(places, clock)
+    best = _polished_best(places, max(2, starts // _SHARE), clock)
     for k in range(starts):
         if clock.is_over():
             break
@@ -215,14 +215,14 @@ def _best_flip(
     return None, 1
 
 
-def _polished_best(places: list[Place], clock: _Clock) -> Place:
-    """The best after polish of the few that are best before."""
+def _polished_best(places: list[Place], count: int, clock: _Clock) -> Place:
+    """The best after polish of the `count` that are best before."""
     places.sort(key=lambda place: -place.value)
     kept: list[Place] = []
     for place in places:
         if all(not np.array_equal(place.d, other.d) for other in kept):
             kept.append(place)
-    done = [_polished(place, clock) for place in kept[:_POLISHED]]
+    done = [_polished(place, clock) for place in kept[:count]]
     return max(done, key=lambda place: place.value)
 
 
