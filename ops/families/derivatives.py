@@ -38,7 +38,8 @@ def weighted(node: Node, weights: Sequence[Array]) -> Derivative:
     shapes = [node.value(i).shape for i in node.variables]
 
     def push(ways: Sequence[Array]) -> list[Array]:
-        return [sum((w * aligned(v, rank) for w, v in zip(weights, ways, strict=True)), 0.0)]
+        terms = [w * aligned(v, rank) for w, v in zip(weights, ways, strict=True)]
+        return [np.sum(np.broadcast_arrays(*terms), axis=0)]
 
     def pull(gradients: Sequence[Array]) -> list[Array]:
         full = [np.broadcast_to(w, gradients[0].shape) * gradients[0] for w in weights]

@@ -1,0 +1,127 @@
+"""Lower bounds: the steepest pair that several searches find, evaluated in float64.
+
+data → random points → smoothed ascent → evolution, each seeded with what was found before; grid and
+annealing (the paper's own) on demand. "quick" is a small part of that, in about a second.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxlip.bounds.lower.annealing import annealing
+from onnxlip.bounds.lower.ascent import ascent
+from onnxlip.bounds.lower.attained import Attained, Quotients
+from onnxlip.bounds.lower.data import rows_of
+from onnxlip.bounds.lower.double import EXACT
+from onnxlip.bounds.lower.evolution import evolution
+from onnxlip.bounds.lower.problem import Budget, Points, Problem, Search, Subject
+from onnxlip.bounds.lower.sampling import grid, looked_at, random_points, starts
+from onnxlip.errors import UsageError
+from onnxlip.parallel import Progress
+
+__all__ = ["METHODS", "lower_bound"]
+
+SEARCHES: Mapping[str, Search] = {
+    "random": random_points,
+    "grid": grid,
+    "annealing": annealing,
+    "ascent": ascent,
+    "evolution": evolution,
+}
+METHODS = ("data", *SEARCHES)
+
+_DEFAULT = ("random", "grid", "ascent", "evolution")
+_SHARES = {"random": 0.1, "grid": 0.2, "ascent": 0.6}  # of what is left
+_CANDIDATES = 12  # points whose quotients are computed in float64
+_POLISH = 30  # power iterations there
+_FINAL = 0.25  # of the seconds, kept for that
+
+
+def lower_bound(
+    subject: Subject,
+    *,
+    data: Any = None,
+    evaluations: int = 20_000,
+    seconds: float | None = None,
+    methods: Sequence[str] = _DEFAULT,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> Attained:
+    """The largest quotient found: a lower bound of the Lipschitz constant, attained at two points.
+
+    data: rows to look at first, any number (`onnxlip.bounds.lower.data`)
+    evaluations: points to look at, about; seconds: stop after so long, about
+    methods: of `METHODS`, in order; "data" stands for the rows, which are looked at if given
+    seed: the same seed gives the same pair (if no time limit cuts in); default: the subject's own
+    progress: called with (searches done, searches in all, name)
+
+    After Virmaux & Scaman 2018 (data, grid, annealing) and theory.md, section 5. Raises UsageError
+    (bad rows, unknown method), ModelError (no runtime runs the network).
+    """
+    start = time.perf_counter()
+    for name in methods:
+        if name not in METHODS:
+            raise UsageError(f"unknown method '{name}': use {', '.join(METHODS)}")
+    rows = None if data is None else rows_of(data, subject.graph.inputs)
+    if "data" in methods and rows is None:
+        raise UsageError("the method 'data' needs rows: pass --data FILE")
+    n = sum(v.size for v in subject.graph.inputs)
+    if not n or not sum(v.size for v in subject.graph.outputs):
+        zeros = np.zeros(n)
+        return Attained(0.0, zeros, zeros, "nothing moves", 0.0, subject.norm, subject.model.sha256)
+    quotients = Quotients(subject)
+    problem = Problem(subject)
+    until = math.inf if seconds is None else start + seconds * (1 - _FINAL)
+    budget = Budget(evaluations, until)
+    origin: dict[str, Points] = {}
+    pool = Points.none(n)
+    rng = np.random.default_rng(subject.seed if seed is None else seed)
+    wanted = [name for name in methods if name != "data"]
+    wanted = ["data", *wanted] if rows is not None else wanted
+    for k, name in enumerate(wanted):
+        if progress is not None:
+            progress(k, len(wanted), name)
+        share = _SHARES.get(name, 1.0) if k + 1 < len(wanted) else 1.0
+        part = budget.part(share)
+        planned = part.evaluations
+        if name == "data":
+            assert rows is not None
+            found = looked_at(problem, rows, Budget(len(rows), until))
+        else:
+            found = SEARCHES[name](problem, pool, part, rng)
+            budget.spend(planned - part.evaluations)
+        origin[name] = found
+        pool = pool.with_more(found).best(256)
+    if not len(pool):
+        pool = problem.steepness(starts(n, 1, rng, 0, 0))
+    value, x, y = _evaluated(problem, quotients, pool, seconds and start + seconds)
+    method = _origin(origin, x)
+    if quotients.accuracy != EXACT:
+        method += f", {quotients.accuracy}"
+    took = time.perf_counter() - start
+    return Attained(value, x, y, method, took, subject.norm, subject.model.sha256)
+
+
+def _evaluated(
+    problem: Problem, quotients: Quotients, pool: Points, until: float | None
+) -> tuple[float, Any, Any]:
+    best = pool.best(_CANDIDATES)
+    # A pair must stay one when it is written down, so points are float32 numbers.
+    x = best.x.astype(np.float32).astype(np.float64)
+    polished = problem.steepness(x, best.v, _POLISH)
+    order = np.argsort(-polished.norm, kind="stable")
+    ordered = Points(polished.x[order], polished.v[order], polished.norm[order])
+    return quotients.best(ordered, math.inf if until is None else until)
+
+
+def _origin(origin: Mapping[str, Points], x: Any) -> str:
+    """Which search met this point first."""
+    for name, points in origin.items():
+        if np.any(np.all(points.x.astype(np.float32) == x.astype(np.float32), axis=1)):
+            return name
+    return next(reversed([*origin]), "random")
