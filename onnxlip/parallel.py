@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
-__all__ = ["Progress", "cores", "give_back", "side_by_side"]
+__all__ = ["Progress", "cores", "give_back", "one_blas_thread", "side_by_side"]
 
 Progress = Callable[[int, int, str], None]
 T = TypeVar("T")
@@ -39,6 +40,15 @@ def give_back() -> None:
     trim(0)
 
 
+def one_blas_thread() -> AbstractContextManager[object]:
+    """For as long as it lasts, products of small matrices do not wait for threads that spin."""
+    import scipy.linalg  # noqa: F401 (only a BLAS that is loaded already can be limited)
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits
+
+
 def side_by_side(
     work: Callable[[T], R],
     items: Sequence[T],
@@ -59,10 +69,7 @@ def side_by_side(
         return [
             _told(work, item, k + 1, len(items), name, progress) for k, item in enumerate(items)
         ]
-    import scipy.linalg  # noqa: F401 (only a BLAS that is loaded already can be limited)
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    with one_blas_thread():
         return _Crew(work, items, name, progress, needs, room).run()
 
 

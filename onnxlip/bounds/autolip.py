@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from onnxlip.rounding import add_up, mul_up, norm_up
 
 __all__ = [
     "BlockNorm",
+    "Shortcut",
     "autolip",
     "largest_gain",
     "network_bound",
@@ -46,6 +48,18 @@ class BlockNorm:
     each: tuple[Bracket, ...]
     whole: Bracket
     disjoint: bool = False
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A bound of what one input of an affine block adds, relative to a tensor further up: gain of
+    the chain that leads there, such as SeqLip gives."""
+
+    source: str
+    gain: float
+
+
+Shortcuts = Mapping[tuple[int, int], Shortcut]  # by block and input, in the network's order
 
 
 def nonlinear_norm(block: SlopeBlock | GainBlock, p: float) -> BlockNorm:
@@ -97,13 +111,18 @@ def autolip(
     norms: Sequence[BlockNorm],
     p: float,
     seeds: Mapping[str, float],
+    shortcuts: Shortcuts = MappingProxyType({}),
 ) -> tuple[dict[str, float], list[_Step]]:
     """Bounds of all tensors, given those of the network's inputs (1 for all: moved together)."""
     bounds: dict[str, float] = dict(seeds)
     steps = []
-    for block, norm in zip(network.blocks, norms, strict=True):
+    for k, (block, norm) in enumerate(zip(network.blocks, norms, strict=True)):
         inner = [_known(bounds, name, block) for name in block.inputs]
         terms = [mul_up(b.upper, x) for b, x in zip(norm.each, inner, strict=True)]
+        for i, term in enumerate(terms):
+            known = shortcuts.get((k, i))
+            if known is not None:
+                terms[i] = min(term, mul_up(known.gain, _known(bounds, known.source, block)))
         value, how = _combined(norm, inner, terms, p)
         for name in block.outputs:
             if name not in seeds:  # an interior tensor that was chosen as an input stays one
@@ -158,12 +177,15 @@ def _log(x: float) -> float:
 
 
 def network_bound(
-    network: Network, norms: Sequence[BlockNorm], p: float
+    network: Network,
+    norms: Sequence[BlockNorm],
+    p: float,
+    shortcuts: Shortcuts = MappingProxyType({}),
 ) -> tuple[float, dict[tuple[str, str], float], tuple[float, ...]]:
     """(bound for all inputs moved together to all outputs stacked, bounds by pair, shares)."""
-    together, steps = autolip(network, norms, p, dict.fromkeys(network.inputs, 1.0))
+    together, steps = autolip(network, norms, p, dict.fromkeys(network.inputs, 1.0), shortcuts)
     by_output = {o: together.get(o, 0.0) for o in network.outputs}
-    pairs = pair_bounds(network, norms, p)
+    pairs = pair_bounds(network, norms, p, shortcuts)
     for output in network.outputs:  # the stacked input bounds each pair's path by duality
         paths = norm_up((pairs[i, output] for i in network.inputs), _dual(p))
         by_output[output] = min(by_output[output], paths)
@@ -171,13 +193,16 @@ def network_bound(
 
 
 def pair_bounds(
-    network: Network, norms: Sequence[BlockNorm], p: float
+    network: Network,
+    norms: Sequence[BlockNorm],
+    p: float,
+    shortcuts: Shortcuts = MappingProxyType({}),
 ) -> dict[tuple[str, str], float]:
     """A bound per (input, output), the other inputs held fixed."""
     pairs: dict[tuple[str, str], float] = {}
     for source in network.inputs:
         seeds = {name: float(name == source) for name in network.inputs}
-        bounds, _ = autolip(network, norms, p, seeds)
+        bounds, _ = autolip(network, norms, p, seeds, shortcuts)
         for output in network.outputs:
             pairs[source, output] = bounds.get(output, 0.0)
     return pairs

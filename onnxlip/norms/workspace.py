@@ -145,6 +145,10 @@ class Workspace:
         for key in found:
             del self._known[key]
 
+    def forget(self) -> None:
+        """Drop all that is known: who goes through large maps one by one keeps none."""
+        self._known.clear()
+
     def keep(self, a: LinearMap, what: str, value: Any) -> None:
         """What `once` would compute, computed elsewhere."""
         self._known[id(a), what] = (a, value)
@@ -210,6 +214,10 @@ class Workspace:
             return None
         if isinstance(a, Convolution) and short > _PLANE and min(torus_shape(a)) >= _WIDE:
             return None
+        return self.written(a)
+
+    def written(self, a: LinearMap) -> Materialised | None:
+        """The map written out however large it is: who asks has seen to that."""
         return self.once(a, "materialised", lambda: self._materialise(a))
 
     def dense(self, a: LinearMap) -> Enclosure | None:
