@@ -22,6 +22,7 @@ from onnxlip.report import BlockReport, Bound, Method, Pair, Report, norm_name
 from onnxlip.rules import Rule
 
 if TYPE_CHECKING:
+    from onnxlip.bounds.lower.attained import Attained
     from onnxlip.norms.confidence import Uppers
     from onnxlip.norms.schedule import Brackets, Effort, Item, Norms
 
@@ -50,7 +51,9 @@ class Analysis:
     memory: int | None = None
     timeout: float | None = None
     confidence: float | None = None
-    lower: str = "lanczos"
+    search: str = "lanczos"
+    below: str = "quick"
+    data: Any = None
 
     @cached_property
     def rule_set(self) -> RuleSet:
@@ -93,7 +96,7 @@ class Analysis:
         if memory is None:  # of the order of the model itself
             weights = sum(a.nbytes for a in self.model.constants.values())
             memory = max(_MEMORY, weights + weights // 2)
-        return Effort(self.tolerance, memory, self.timeout, self.device, self.seed, self.lower)
+        return Effort(self.tolerance, memory, self.timeout, self.device, self.seed, self.search)
 
     @cached_property
     def _brackets(self) -> Brackets:
@@ -155,6 +158,7 @@ class Analysis:
         start = time.perf_counter()
         network = self.network
         self._refuse_infinite()
+        self._refuse_rows()
         norms = self.norms(progress)
         upper, pairs, shares = network_bound(network, norms, self.norm)
         seconds = time.perf_counter() - start
@@ -171,6 +175,9 @@ class Analysis:
                 f"{self.model.name}: the bound exceeds the largest float64: the network's layers "
                 "multiply to more than 1e308"
             )
+        found = self._attained(progress)
+        if found is not None:
+            methods["attained"] = Method(found.value, "attained", found.seconds)
         seconds = time.perf_counter() - start
         return Report(
             model=self.model.name,
@@ -180,7 +187,7 @@ class Analysis:
             inputs={v.name: v.shape for v in self.graph.inputs},
             outputs={v.name: v.shape for v in self.graph.outputs},
             upper=bound,
-            lower=None,
+            lower=Bound(found.value, found.method, "attained") if found else None,
             methods=methods,
             blocks=tuple(
                 _block_report(block, norm, share)
@@ -192,6 +199,7 @@ class Analysis:
                 *network.notes,
                 *self._remarks(upper),
                 *self._costs(norms),
+                *self._doubts(upper),
             ),
             rules=self._foreign_rules(),
             provider="+".join(self._brackets.devices) or self.device,
@@ -199,6 +207,38 @@ class Analysis:
             version=__version__,
             seconds=seconds,
         )
+
+    def lower(self, **options: Any) -> Attained:
+        """A pair of points with a large quotient: `onnxlip.bounds.lower.portfolio.lower_bound`,
+        whose options these are; `data` is the analysis's own if none is given."""
+        from onnxlip.bounds.lower.portfolio import lower_bound
+
+        return lower_bound(self, **{"data": self.data} | options)
+
+    @property
+    def attained(self) -> Attained | None:
+        """The pair of points that the last report's lower bound is attained at."""
+        found: Attained | None = self.__dict__.get("_pair")
+        return found
+
+    def _attained(self, progress: Progress | None) -> Attained | None:
+        """As `below` says; None where nothing is to be sought, or can be evaluated."""
+        from onnxlip.bounds.lower.portfolio import by_choice
+
+        self.__dict__["_pair"], self.__dict__["_why"] = by_choice(
+            self, self.below, self.data, progress
+        )
+        return self.attained
+
+    def _doubts(self, upper: float) -> list[str]:
+        """Why there is no lower bound, or what it says against the upper one."""
+        remarks = [self.__dict__["_why"]] if self.__dict__.get("_why") else []
+        if self.attained is not None and self.attained.value > upper:
+            remarks.append(
+                "warning: the quotient attained is above the upper bound: a rule is wrong, or a "
+                "runtime computes something else; onnxlip.testing.check_rule tests rules"
+            )
+        return remarks
 
     def refusal(self, refused: tuple[Refused, ...], seconds: float) -> Report:
         """The report of a model that has no bound: `upper` is None, `refused` says why."""
@@ -240,6 +280,13 @@ class Analysis:
             raise refuse(self.model, bad)
         if self.confidence is not None and self.norm != 2:
             raise UsageError("--confidence is for the 2-norm; the others are exact or certified")
+
+    def _refuse_rows(self) -> None:
+        """Rows of a wrong shape, before they are waited for."""
+        if self.data is not None and self.below != "none":
+            from onnxlip.bounds.lower.data import rows_of
+
+            rows_of(self.data, self.graph.inputs)
 
     def _remarks(self, upper: float) -> list[str]:
         remarks = []
@@ -319,7 +366,9 @@ def analyze(
     memory: int | None = None,
     timeout: float | None = None,
     confidence: float | None = None,
-    lower: str = "lanczos",
+    search: str = "lanczos",
+    lower: str = "quick",
+    data: Any = None,
     progress: Progress | None = None,
 ) -> Report:
     """Bound the Lipschitz constant of an ONNX model, over its whole input space.
@@ -336,7 +385,11 @@ def analyze(
         at least 128 MiB); where a block needs more, a cheaper bound is proved and told
     timeout: seconds after which no bracket is sharpened any more
     confidence: δ of an additional bound that fails with probability at most δ (p = 2)
-    lower: how lower ends of brackets are searched for: "lanczos", or "power" (Algorithm 2)
+    search: how lower ends of brackets are searched for: "lanczos", or "power" (Algorithm 2)
+    lower: how a lower bound of the network is sought: "none", "quick" (about as long as the upper
+        bound takes), "portfolio", or one of "data", "random", "grid", "annealing", "ascent",
+        "evolution"
+    data: rows at which to look for it first: (rows, n), (rows, *shape), or by input name
     progress: called with (blocks done, blocks in all, name of the block)
 
     Raises UsageError and ModelError (wrong use, unreadable model), ShapeError (open dimension),
@@ -355,7 +408,9 @@ def analyze(
         memory,
         timeout,
         confidence,
+        search,
         lower,
+        data,
     ).report(progress)
 
 

@@ -2,6 +2,7 @@
 
     onnxlip MODEL [options]     bound a model
     onnxlip ops                 the catalogue of rules
+    onnxlip replay FILE MODEL   evaluate an attained quotient anew
 
 Exit codes: 0 fine, 1 the gate (--max) is exceeded, 2 wrong use or unreadable file, 3 unsupported
 or not Lipschitz.
@@ -22,11 +23,14 @@ from onnxlip import __version__
 from onnxlip.errors import OnnxlipError, UsageError
 
 if TYPE_CHECKING:
+    from onnxlip.analysis import Analysis
     from onnxlip.report import Report
 
-__all__ = ["bound", "main", "ops"]
+__all__ = ["bound", "main", "ops", "replay"]
 
 GATE_EXCEEDED = 1
+METHODS = ("data", "random", "grid", "annealing", "ascent", "evolution")
+LOWER = ("none", "quick", "portfolio", *METHODS)
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -60,8 +64,9 @@ def _parse_size(text: str | None) -> int | None:
 
 @click.command(
     "onnxlip",
-    epilog="Other commands: 'onnxlip ops' prints the catalogue of rules. Exit codes: 0 fine, "
-    "1 gate exceeded, 2 wrong use or unreadable file, 3 unsupported or not Lipschitz.",
+    epilog="Other commands: 'onnxlip ops' prints the catalogue of rules, 'onnxlip replay' "
+    "evaluates an attained quotient anew. Exit codes: 0 fine, 1 gate exceeded, 2 wrong use or "
+    "unreadable file, 3 unsupported or not Lipschitz.",
 )
 @click.argument("model", type=click.Path())
 @click.option(
@@ -142,12 +147,26 @@ def _parse_size(text: str | None) -> int | None:
 )
 @click.option(
     "--search",
-    "lower",
+    "search",
     type=click.Choice(["lanczos", "power"]),
     default="lanczos",
     show_default=True,
     help="How lower ends of norms are found; power: the paper's Algorithm 2.",
 )
+@click.option(
+    "--lower",
+    "below",
+    type=click.Choice(LOWER),
+    default="quick",
+    show_default=True,
+    help="How a lower bound, attained at two points, is sought; portfolio: longer, by all methods.",
+)
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="Rows (.npy, .npz) at which to look for the lower bound first, any number.",
+)
+@click.option("--attained", metavar="FILE", help="Save the two points; see 'onnxlip replay'.")
 @click.option(
     "--seed",
     type=int,
@@ -172,7 +191,10 @@ def bound(
     memory: str | None,
     timeout: float | None,
     confidence: float | None,
-    lower: str,
+    search: str,
+    below: str,
+    data: str | None,
+    attained: str | None,
     seed: int,
     quiet: bool,
     verbose: bool,
@@ -196,7 +218,9 @@ def bound(
         _parse_size(memory),
         timeout,
         confidence,
-        lower,
+        search,
+        "none" if quiet and not attained else below,
+        _rows(data),
     )
     try:
         report = _with_progress(analysis.report, quiet or as_json)
@@ -205,6 +229,8 @@ def bound(
             seconds = time.perf_counter() - start
             click.echo(analysis.refusal(error.refused, seconds).to_json())
         raise
+    if attained is not None:
+        _save(analysis, attained)
     _show(report, as_json, quiet, verbose)
     assert report.upper is not None
     if limit is not None and report.upper.value > limit:
@@ -217,6 +243,21 @@ def bound(
         )
         return GATE_EXCEEDED
     return 0
+
+
+def _rows(path: str | None) -> Any:
+    """What --data holds, before anything else is done."""
+    if path is None:
+        return None
+    from onnxlip.bounds.lower.data import load_data
+
+    return load_data(path)
+
+
+def _save(analysis: Analysis, path: str) -> None:
+    if analysis.attained is None:
+        raise UsageError(f"--attained {path}: there is no lower bound to save")
+    analysis.attained.save(path)
 
 
 def _import_from_here(modules: tuple[str, ...]) -> None:
@@ -298,7 +339,39 @@ def ops(rule_modules: tuple[str, ...], as_json: bool) -> int:
     return 0
 
 
-_COMMANDS = {"ops": ops}
+@click.command("onnxlip replay")
+@click.argument("file", type=click.Path())
+@click.argument("model", type=click.Path())
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="As saved with.")
+@click.option("--input", "inputs", multiple=True, metavar="TENSOR", help="As saved with.")
+@click.option("--output", "outputs", multiple=True, metavar="TENSOR", help="As saved with.")
+@click.option("--rules", "rule_modules", multiple=True, metavar="MODULE", help="As saved with.")
+def replay(
+    file: str,
+    model: str,
+    shapes: tuple[str, ...],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    rule_modules: tuple[str, ...],
+) -> int:
+    """Evaluate the quotient at the two points in FILE (of --attained) anew, on MODEL."""
+    from onnxlip.analysis import Analysis
+    from onnxlip.bounds.lower import attained
+    from onnxlip.registry import rule_set
+
+    _import_from_here(rule_modules)
+    told = attained.saved(file)
+    shaped, rules = dict(map(_parse_shape, shapes)), rule_set(modules=rule_modules)
+    analysis = Analysis(model, told.norm, shaped, inputs, outputs, rules)
+    value = attained.replay(analysis, file)
+    click.echo(f"{value!r}")
+    if abs(value - told.value) > 1e-6 * told.value:
+        click.echo(f"onnxlip: the file says {told.value!r}", err=True)
+        return GATE_EXCEEDED
+    return 0
+
+
+_COMMANDS = {"ops": ops, "replay": replay}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from onnxlip.errors import Refused, UsageError
 
 __all__ = ["SCHEMA", "BlockReport", "Bound", "Kind", "Method", "Pair", "Report", "norm_name"]
 
-SCHEMA = "1.0"
+SCHEMA = "1.1"
 
-Kind = Literal["certified", "probabilistic", "estimate"]
+Kind = Literal["certified", "probabilistic", "estimate", "attained"]
 
 
 def norm_name(p: float) -> str:

@@ -42,6 +42,8 @@ def report_lines(report: Report, width: int | None = None, verbose: bool = False
         for label, bound, shown in ends_of
         if bound is not None
     ]
+    if report.upper is not None and report.lower is not None and report.lower.value > 0:
+        figures.append(["ratio", shown_up(report.upper.value / report.lower.value, 4), "", ""])
     lines += columns(figures)
     if len(report.pairs) > 1:
         rows = [[pair.input, pair.output, shown_up(pair.upper)] for pair in report.pairs]

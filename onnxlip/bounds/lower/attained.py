@@ -35,7 +35,7 @@ from onnxlip.bounds.lower.problem import Points, Subject
 from onnxlip.errors import UsageError
 from onnxlip.rounding import UNIT, down, gamma, up
 
-__all__ = ["Attained", "Quotients", "replay"]
+__all__ = ["Attained", "Quotients", "replay", "saved"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -173,6 +173,11 @@ def replay(subject: Subject, path: str | Path) -> float:
     if found.norm != subject.norm:
         raise UsageError(f"{path}: it was attained in another norm; pass the same --norm")
     return Quotients(subject).value(found.x, found.y)
+
+
+def saved(path: str | Path) -> Attained:
+    """What such a file holds. Raises UsageError where it is damaged."""
+    return _load(Path(path))
 
 
 def _load(path: Path) -> Attained:

@@ -22,9 +22,10 @@ from onnxlip.bounds.lower.evolution import evolution
 from onnxlip.bounds.lower.problem import Budget, Points, Problem, Search, Subject
 from onnxlip.bounds.lower.sampling import grid, looked_at, random_points, starts
 from onnxlip.errors import UsageError
+from onnxlip.network import AffineBlock
 from onnxlip.parallel import Progress
 
-__all__ = ["METHODS", "lower_bound"]
+__all__ = ["METHODS", "by_choice", "lower_bound"]
 
 SEARCHES: Mapping[str, Search] = {
     "random": random_points,
@@ -39,6 +40,11 @@ _DEFAULT = ("random", "grid", "ascent", "evolution")
 _SHARES = {"random": 0.1, "grid": 0.2, "ascent": 0.6}  # of what is left
 _CANDIDATES = 12  # points whose quotients are computed in float64
 _POLISH = 30  # power iterations there
+_QUICK = 1500  # points
+_WORK = 1 << 27  # points times size
+_LARGE = 1 << 21
+_SECONDS = 1.5
+_TOO_LARGE = "no lower bound was sought, as the network is large: --lower portfolio does"
 _FINAL = 0.25  # of the seconds, kept for that
 
 
@@ -105,6 +111,41 @@ def lower_bound(
         method += f", {quotients.accuracy}"
     took = time.perf_counter() - start
     return Attained(value, x, y, method, took, subject.norm, subject.model.sha256)
+
+
+def by_choice(
+    subject: Subject, choice: str, data: Any = None, progress: Progress | None = None
+) -> tuple[Attained | None, str]:
+    """(the pair, a remark or "") for "none", "quick", "portfolio" or one method.
+
+    "quick" looks at the fewer points the larger the network is, and at none where that would take
+    much longer than the upper bound. A network that no runtime runs has a remark instead of a
+    pair. Raises UsageError (bad rows, unknown choice).
+    """
+    if choice == "none":
+        return None, ""
+    options: dict[str, Any] = {"data": data, "progress": progress}
+    if choice == "quick":
+        size = _size(subject)
+        if size > _LARGE:
+            return None, _TOO_LARGE
+        options |= {"evaluations": min(_QUICK, _WORK // size), "seconds": _SECONDS}
+    elif choice != "portfolio":
+        options["methods"] = (choice,)
+    try:
+        return lower_bound(subject, **options), ""
+    except UsageError:
+        raise
+    except Exception as error:  # a runtime may fail in any way; the upper bound stands
+        reason = str(error).strip().splitlines()[:1]
+        return None, f"no lower bound: {reason[0] if reason else type(error).__name__}"
+
+
+def _size(subject: Subject) -> int:
+    """About how much work one evaluation is: weights and entries of tensors."""
+    network = subject.network
+    weights = sum(b.weights for b in network.blocks if isinstance(b, AffineBlock))
+    return weights + sum(network.sizes[y] for b in network.blocks for y in b.outputs) + 1
 
 
 def _evaluated(
