@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ from onnxlip.bounds.sides import cut_short, side
 from onnxlip.network import AffineBlock, Network
 from onnxlip.norms.factors import Factors, factors
 from onnxlip.norms.workspace import Workspace
+from onnxlip.operators import NonFiniteError
 from onnxlip.parallel import one_blas_thread
 from onnxlip.rounding import mul_up, sqrt_up
 
@@ -121,7 +123,7 @@ def seqlip(
     for k, chain in enumerate(found):
         walk = _Walk(network, norms, work, effort, chain)
         if effort.search != "auto" or walk.is_quick(budget):
-            with one_blas_thread():
+            with one_blas_thread(), suppress(NonFiniteError):  # then the product of norms stays
                 bounds.append((chain, walk.run()))
         if progress is not None:
             progress(k + 1, len(found), network.blocks[chain.end.index].name)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from onnxlip.linear import LinearMap
 from onnxlip.norms.enclosure import UNDERFLOW, euclid
 from onnxlip.norms.workspace import Workspace
+from onnxlip.operators import NonFiniteError
 from onnxlip.rounding import add_up, gamma, mul_up, sqrt_up
 
 __all__ = ["Factors", "factors", "is_affordable"]
@@ -31,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 _OPERATIONS = 3e10  # of a singular value decomposition, at most
 _MORE = 30  # Lanczos steps beyond two for each vector
-_RANGE = 1e100  # a largest entry within [1/_RANGE, _RANGE]: no product overflows
+_RANGE = 1e15  # norms within [1/_RANGE, _RANGE]: no product overflows, in float32 neither
 _TOGETHER = 8  # vectors that go through a large map together
 
 
@@ -64,8 +65,12 @@ def is_affordable(a: LinearMap, work: Workspace) -> bool:
 def factors(a: LinearMap, vectors: int | None, work: Workspace) -> Factors:
     """The `vectors` leading triplets (None: all of them, if the map can be written out).
 
-    Deterministic in `work.seed`. Raises NonFiniteError where products overflow.
+    Deterministic in `work.seed`. Raises NonFiniteError for a map whose size leaves the range in
+    which squares can be taken.
     """
+    cap = a.cap()
+    if cap and not 1 / _RANGE < cap < _RANGE:
+        raise NonFiniteError(f"no singular vectors of a map whose norm is about {cap:.0e}")
     written = _written(a, work) if is_affordable(a, work) else None
     if written is None:
         return _searched(a, vectors or 50, work)
@@ -88,10 +93,7 @@ def factors(a: LinearMap, vectors: int | None, work: Workspace) -> Factors:
 def _written(a: LinearMap, work: Workspace) -> tuple[Floats, float] | None:
     """The matrix and ‖A − matrix‖₂ ≤ error; None where numbers leave a comfortable range."""
     found = work.written(a)
-    if found is None:
-        return None
-    top = float(np.abs(found.matrix).max(initial=0.0))
-    return (found.matrix, found.error) if top == 0 or 1 / _RANGE < top < _RANGE else None
+    return None if found is None else (found.matrix, found.error)
 
 
 def _residual(matrix: Floats, u: Floats, s: Floats, vt: Floats) -> float:
