@@ -9,7 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from onnxlip.bounds.autolip import BlockNorm, largest_gain, network_bound, nonlinear_norm
+from onnxlip.bounds.autolip import (
+    BlockNorm,
+    largest_gain,
+    network_bound,
+    nonlinear_norm,
+    pair_bounds,
+)
 from onnxlip.certificate import LATE, LIMITED
 from onnxlip.errors import NotLipschitzError, Refused, UsageError
 from onnxlip.graph import Graph, build_graph
@@ -19,10 +25,12 @@ from onnxlip.operators import resolve
 from onnxlip.parallel import Progress, give_back
 from onnxlip.registry import RuleSet, rule_set
 from onnxlip.report import BlockReport, Bound, Method, Pair, Report, norm_name
+from onnxlip.report.chains import chain_reports
 from onnxlip.rules import Rule
 
 if TYPE_CHECKING:
     from onnxlip.bounds.lower.attained import Attained
+    from onnxlip.bounds.seqlip import SeqLip
     from onnxlip.norms.confidence import Uppers
     from onnxlip.norms.schedule import Brackets, Effort, Item, Norms
 
@@ -54,6 +62,8 @@ class Analysis:
     search: str = "lanczos"
     below: str = "quick"
     data: Any = None
+    sequential: str = "auto"
+    vectors: int | None = None
 
     @cached_property
     def rule_set(self) -> RuleSet:
@@ -164,11 +174,19 @@ class Analysis:
         seconds = time.perf_counter() - start
         methods = {"autolip": Method(upper, "certified", seconds)}
         bound = Bound(upper, "autolip")
+        chains = self._sequential(norms, progress)
+        if chains is not None and chains.chains:
+            took = time.perf_counter() - start - seconds
+            methods["seqlip"] = Method(chains.certified, "certified", took)
+            methods["seqlip, estimate"] = Method(chains.estimate, "estimate", took)
+            if chains.certified < upper:
+                bound = Bound(chains.certified, "seqlip")
+                pairs = pair_bounds(network, norms, self.norm, chains.shortcuts)
         if self.confidence is not None:
             probable = network_bound(network, self._probable(norms, progress), self.norm)[0]
             took = time.perf_counter() - start
             methods["autolip, probabilistic"] = Method(probable, "probabilistic", took)
-            if probable < upper:
+            if probable < bound.value:
                 bound = Bound(probable, "autolip", "probabilistic")
         if not math.isfinite(upper):
             raise NotLipschitzError(
@@ -194,12 +212,14 @@ class Analysis:
                 for block, norm, share in zip(network.blocks, norms, shares, strict=True)
             ),
             pairs=tuple(Pair(i, o, value) for (i, o), value in pairs.items()),
+            chains=chain_reports(chains.chains) if chains else (),
             notes=(
                 *self.graph.notes,
                 *network.notes,
                 *self._remarks(upper),
                 *self._costs(norms),
-                *self._doubts(upper),
+                *(chains.notes if chains else ()),
+                *self._doubts(bound.value),
             ),
             rules=self._foreign_rules(),
             provider="+".join(self._brackets.devices) or self.device,
@@ -207,6 +227,19 @@ class Analysis:
             version=__version__,
             seconds=seconds,
         )
+
+    def _sequential(self, norms: tuple[BlockNorm, ...], progress: Progress | None) -> SeqLip | None:
+        """SeqLip of the network's chains, for the 2-norm, if it is wanted and there is time."""
+        if self.sequential == "none" or self.norm != 2:
+            return None
+        if self.timeout is not None and self.sequential == "auto":
+            return None
+        from onnxlip.bounds.seqlip import SeqLipEffort, seqlip
+        from onnxlip.norms.workspace import Workspace
+
+        work = Workspace(self.rule_set.lowerings, self.device, self.seed)
+        effort = SeqLipEffort(self.sequential, self.vectors, seconds=self.timeout)
+        return seqlip(self.network, norms, work, effort, progress)
 
     def lower(self, **options: Any) -> Attained:
         """A pair of points with a large quotient: `onnxlip.bounds.lower.portfolio.lower_bound`,
@@ -369,6 +402,8 @@ def analyze(
     search: str = "lanczos",
     lower: str = "quick",
     data: Any = None,
+    seqlip: str = "auto",
+    vectors: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Bound the Lipschitz constant of an ONNX model, over its whole input space.
@@ -390,6 +425,9 @@ def analyze(
         bound takes), "portfolio", or one of "data", "random", "grid", "annealing", "ascent",
         "evolution"
     data: rows at which to look for it first: (rows, n), (rows, *shape), or by input name
+    seqlip: "auto" (chains of small layers), "none", or all chains by "sign-power", "greedy" (the
+        authors' method) or "exact" (branch and bound), each with its certified value (p = 2)
+    vectors: singular vectors of each layer for SeqLip (default: all of small layers, else 50)
     progress: called with (blocks done, blocks in all, name of the block)
 
     Raises UsageError and ModelError (wrong use, unreadable model), ShapeError (open dimension),
@@ -411,6 +449,8 @@ def analyze(
         search,
         lower,
         data,
+        seqlip,
+        vectors,
     ).report(progress)
 
 

@@ -166,6 +166,21 @@ def _parse_size(text: str | None) -> int | None:
     metavar="FILE",
     help="Rows (.npy, .npz) at which to look for the lower bound first, any number.",
 )
+@click.option(
+    "--seqlip",
+    "sequential",
+    type=click.Choice(["auto", "none", "sign-power", "greedy", "exact"]),
+    default="auto",
+    show_default=True,
+    help="SeqLip of sequential stretches, estimated by this search and certified, for the 2-norm; "
+    "auto: where layers are small.",
+)
+@click.option(
+    "--vectors",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Singular vectors of each layer for SeqLip (default: all of small layers, else 50).",
+)
 @click.option("--attained", metavar="FILE", help="Save the two points; see 'onnxlip replay'.")
 @click.option(
     "--seed",
@@ -194,6 +209,8 @@ def bound(
     search: str,
     below: str,
     data: str | None,
+    sequential: str,
+    vectors: int | None,
     attained: str | None,
     seed: int,
     quiet: bool,
@@ -221,6 +238,8 @@ def bound(
         search,
         "none" if quiet and not attained else below,
         _rows(data),
+        sequential,
+        vectors,
     )
     try:
         report = _with_progress(analysis.report, quiet or as_json)

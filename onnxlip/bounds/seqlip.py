@@ -45,6 +45,7 @@ __all__ = ["ChainBound", "PairBound", "SeqLip", "SeqLipEffort", "seqlip"]
 Progress = Callable[[int, int, str], None]
 
 _QUICK_VECTORS, _QUICK_SIZE = 160, 1024  # pairs so small are looked at by default
+_EXACT = 256  # slopes of a pair up to which branch and bound is tried
 _QUICK_WORK = 2e9  # operations of all decompositions together, then
 
 
@@ -104,6 +105,7 @@ class SeqLip:
     chains: tuple[ChainBound, ...]
     shortcuts: Mapping[tuple[int, int], Shortcut]
     left: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def seqlip(
@@ -132,7 +134,26 @@ def seqlip(
     upper = network_bound(network, norms, 2.0, proved)[0]
     guess = network_bound(network, norms, 2.0, guessed)[0]
     left = len(found) - len(bounds)
-    return SeqLip(upper, min(guess, upper), tuple(b for _, b in bounds), proved, left)
+    notes = _notes(tuple(b for _, b in bounds), effort, left)
+    return SeqLip(upper, min(guess, upper), tuple(b for _, b in bounds), proved, left, notes)
+
+
+def _notes(bounds: tuple[ChainBound, ...], effort: SeqLipEffort, left: int) -> tuple[str, ...]:
+    """What was asked for and not done."""
+    if effort.search == "auto":
+        return ()
+    told = []
+    if not bounds and not left:
+        told.append("SeqLip: there is no chain of two layers or more, so it is AutoLip")
+    if left:
+        told.append(f"SeqLip: {left} chains are out of range, and stay as in AutoLip")
+    large = [pair for chain in bounds for pair in chain.pairs if pair.size > _EXACT]
+    if effort.search == "exact" and large:
+        told.append(
+            f"SeqLip: {large[0].size} slopes between '{large[0].before}' and '{large[0].after}' "
+            f"are too many for an exact search (at most {_EXACT}): estimate and certificate there"
+        )
+    return tuple(told)
 
 
 def _place(chain: Chain) -> tuple[int, int]:
@@ -257,7 +278,7 @@ class _Answer:
     gap: float | None = None
 
     def solve(self, pair: Pair, effort: SeqLipEffort, seed: int, worth: bool) -> None:
-        if effort.search == "exact":
+        if effort.search == "exact" and pair.size <= _EXACT:
             found = branch_and_bound(pair, seconds=effort.seconds or 60.0)
             self.product, self.estimate = found.upper, found.lower
             self.gap = found.upper / found.lower - 1 if found.lower > 0 else 0.0

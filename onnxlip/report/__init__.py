@@ -2,9 +2,20 @@
 
 from typing import Any
 
+from onnxlip.report.chains import ChainReport, PairReport
 from onnxlip.report.record import BlockReport, Bound, Method, Pair, Report, norm_name
 
-__all__ = ["BlockReport", "Bound", "Method", "Pair", "Report", "json_schema", "norm_name"]
+__all__ = [
+    "BlockReport",
+    "Bound",
+    "ChainReport",
+    "Method",
+    "Pair",
+    "PairReport",
+    "Report",
+    "json_schema",
+    "norm_name",
+]
 
 
 def json_schema() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from onnxlip.errors import Refused, UsageError
+from onnxlip.report.chains import ChainReport, chain_from_dict
 
 __all__ = ["SCHEMA", "BlockReport", "Bound", "Kind", "Method", "Pair", "Report", "norm_name"]
 
@@ -89,6 +90,7 @@ class Report:
     methods: Mapping[str, Method]
     blocks: tuple[BlockReport, ...]
     pairs: tuple[Pair, ...]
+    chains: tuple[ChainReport, ...] = ()
     refused: tuple[Refused, ...] = ()
     notes: tuple[str, ...] = ()
     rules: Mapping[str, str] = field(default_factory=dict)
@@ -125,6 +127,7 @@ class Report:
                 "methods": {k: Method(**v) for k, v in data["methods"].items()},
                 "blocks": tuple(_block_from_dict(b) for b in data["blocks"]),
                 "pairs": tuple(Pair(**p) for p in data["pairs"]),
+                "chains": tuple(chain_from_dict(c) for c in data.get("chains", ())),
                 "refused": tuple(Refused(**r) for r in data["refused"]),
                 "notes": tuple(data["notes"]),
             }

@@ -5,26 +5,16 @@ Plain lines in aligned columns, the same on a terminal and in a pipe but for emp
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
-
 import click
 
+from onnxlip.report.chains import chain_lines
+from onnxlip.report.figures import columns, shown_down, shown_up
 from onnxlip.report.record import BlockReport, Report
 
 __all__ = ["columns", "report_lines", "shown_down", "shown_up"]
 
 _SHOWN = 12  # blocks listed without --verbose, the costliest of them
 _LONGEST = 40  # characters of a block's name and ops on a terminal; the end of a name tells more
-
-
-def shown_up(value: float, digits: int = 6) -> str:
-    """A number to some digits, rounded up: what is printed of an upper bound is one too."""
-    return f"{float(Context(digits, ROUND_CEILING).create_decimal(Decimal(value))):.{digits}g}"
-
-
-def shown_down(value: float, digits: int = 6) -> str:
-    """The same, rounded down, for lower bounds."""
-    return f"{float(Context(digits, ROUND_FLOOR).create_decimal(Decimal(value))):.{digits}g}"
 
 
 def report_lines(report: Report, width: int | None = None, verbose: bool = False) -> list[str]:
@@ -50,6 +40,9 @@ def report_lines(report: Report, width: int | None = None, verbose: bool = False
         lines += ["", *columns(rows, ["from", "to", "upper bound"])]
     if report.blocks:
         lines += ["", *_block_lines(report, width, verbose)]
+    if report.chains:
+        room = None if width is None else max(10, min(_LONGEST, (width - 50) // 2))
+        lines += ["", *chain_lines(report.chains, room, verbose), *_total(report)]
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"rule: {op} from {origin}" for op, origin in report.rules.items()]
     affine = sum(b.kind == "affine" for b in report.blocks)
@@ -58,17 +51,15 @@ def report_lines(report: Report, width: int | None = None, verbose: bool = False
     return lines
 
 
-def columns(rows: list[list[str]], headings: list[str] | None = None) -> list[str]:
-    """Rows as aligned lines, with dim headings; styled cells count by what is seen of them."""
-    table = [[click.style(h, dim=True) for h in headings], *rows] if headings else rows
-    seen = [[len(click.unstyle(cell)) for cell in row] for row in table]
-    widths = [max(column) for column in zip(*seen, strict=True)]
+def _total(report: Report) -> list[str]:
+    """SeqLip of the whole network: what is proved, and the estimate, which is no bound."""
+    proved, guess = report.methods.get("seqlip"), report.methods.get("seqlip, estimate")
+    auto = report.methods.get("autolip")
+    if proved is None or guess is None or auto is None:
+        return []
     return [
-        "  ".join(
-            cell + " " * (width - size)
-            for cell, size, width in zip(row, sizes, widths, strict=True)
-        ).rstrip()
-        for row, sizes in zip(table, seen, strict=True)
+        f"in total: AutoLip {shown_up(auto.value)} ≥ certified SeqLip {shown_up(proved.value)}; "
+        f"SeqLip estimate {shown_down(guess.value)} (no bound)"
     ]
 
 
