@@ -48,8 +48,8 @@ def brute_force(pair: Pair) -> Found:
         value, k = _largest(stack, best)
         if value > best:
             best, chosen = value, first + k
-    bits = (chosen >> np.arange(m)) & 1
-    d[pair.free] = np.where(bits == 1, pair.beta, pair.alpha)[pair.free] if m else d[pair.free]
+    raised = pair.free[((chosen >> np.arange(m)) & 1) == 1]
+    d[raised] = pair.beta[raised]
     matrix = sides.matrix(d)
     value = float(np.linalg.norm(matrix, 2)) if matrix.size else 0.0
     return Found(sides.scaled(value), d, 1 << m)

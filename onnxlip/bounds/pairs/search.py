@@ -44,8 +44,10 @@ _GROWN = 1e-9  # relative growth of a norm that is not rounding
 _TRIED = 6  # single flips that are given a norm before a place counts as the best around
 _WHOLE = 512  # up to this lesser side the last decision is made with all triplets
 _SHARE = 8  # one of so many ends of sign power is polished, but two at least
-_WORK = 1 << 33  # multiplications that all starts may take together, about
+_WORK = 1 << 28  # entries of outer times columns of inner, summed over all starts
 _LEAST, _MOST = 6, 32  # starts
+_KICKS = (0.5, 1.0)  # noise relative to what the leading pair has
+_FRUITLESS = 8  # kicks in a row that lead nowhere, after which there are no more
 _EXACT = 1024  # up to this lesser side the value is an SVD's
 
 
@@ -78,7 +80,7 @@ def estimate(
     """The best of several starts of sign power with one-flip polish.
 
     starts: how many, by default between 6 and 32, as the size allows; as many kicks of the best
-    follow. Deterministic in the seed unless `seconds` stop it (complete is False then). steps: how
+    follow, or fewer where they lead nowhere. Deterministic in the seed unless `seconds` stop it (complete is False then). steps: how
     many norms it took.
     """
     clock, sides = _Clock(seconds), reduced(pair)
@@ -94,14 +96,16 @@ def estimate(
             break
         places.append(_ascended(_at(sides, d, clock), clock))
     best = _polished_best(places, max(2, starts // _SHARE), clock)
+    fruitless = 0
     for k in range(starts):
-        if clock.is_over():
+        if clock.is_over() or fruitless == _FRUITLESS:
             break
-        kicked = best.moved(_kick(best, rng, 0.5 / (1 + k % 4)))
+        kicked = best.moved(_kick(best, rng, _KICKS[k % len(_KICKS)]))
         clock.norms += 1
         after = _polished(_ascended(kicked, clock), clock)
+        fruitless += 1
         if after.value > best.value * (1 + _GROWN):
-            best = after
+            best, fruitless = after, 0
     return _found(_settled(best, clock), clock)
 
 
