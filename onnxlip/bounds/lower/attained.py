@@ -93,7 +93,7 @@ class Quotients:
 
     def __init__(self, subject: Subject) -> None:
         self.p = subject.norm
-        self._f = Double(subject.model, subject.graph)
+        self._f = Double(subject.model, subject.graph, subject.rule_set.lowerings)
         self._noise: dict[bytes, float] = {}
 
     @property

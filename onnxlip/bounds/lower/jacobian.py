@@ -76,6 +76,7 @@ class Linearised:
     def __init__(self, derivatives: Derivatives, env: Env, width: float) -> None:
         self._d = derivatives
         self._network = derivatives.network
+        self._env = env
         self.slopes: dict[str, Array] = {}
         self.bends: dict[str, Array] = {}
         self._pairs: dict[str, Pair] = {}
@@ -110,16 +111,30 @@ class Linearised:
                     change = self.bends[block.name] * behind[block.outputs[0]] * dz
                     _add(sources, block.inputs[0], change)
         size = np.linalg.norm(u, p, axis=1, keepdims=True) + np.float32(1e-30)
-        return np.asarray(self._backward(np.zeros_like(u), sources, {}) / size)
+        here = self._with_true_slopes()
+        return np.asarray(here._backward(np.zeros_like(u), sources, {}) / size)
+
+    def _with_true_slopes(self) -> Linearised:
+        """J itself: how the points before elementwise blocks move."""
+        twin = self._twin()
+        for block in self._network.blocks:
+            if isinstance(block, SlopeBlock):
+                function = self._d.functions[block.outputs[0]]
+                twin.slopes[block.name] = function.derivative(self._env[block.inputs[0]])
+        return twin
+
+    def _twin(self) -> Linearised:
+        twin = object.__new__(Linearised)
+        twin._d, twin._network, twin._env = self._d, self._network, self._env
+        twin._pairs, twin.slopes, twin.bends = self._pairs, {}, {}
+        return twin
 
     def repeated(self, k: int) -> Linearised:
         """The same, every point k times in a row."""
-        twin = object.__new__(Linearised)
-        twin._d, twin._network, twin._pairs = self._d, self._network, {}
+        twin = self._twin()
         twin.slopes = {name: np.repeat(s, k, axis=0) for name, s in self.slopes.items()}
         twin.bends = {name: np.repeat(b, k, axis=0) for name, b in self.bends.items()}
-        if self._pairs:
-            twin._pairs = {name: _spread(pair, k) for name, pair in self._pairs.items()}
+        twin._pairs = {name: _spread(pair, k) for name, pair in self._pairs.items()}
         return twin
 
     # ── block by block ────────────────────────────────────────────────────────────────────

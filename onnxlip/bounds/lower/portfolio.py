@@ -41,9 +41,10 @@ _SHARES = {"random": 0.1, "grid": 0.2, "ascent": 0.6}  # of what is left
 _CANDIDATES = 12  # points whose quotients are computed in float64
 _POLISH = 30  # power iterations there
 _QUICK = 1500  # points
-_WORK = 1 << 27  # points times size
-_LARGE = 1 << 21
-_SECONDS = 1.5
+_WORK = 3e9  # multiplications
+_LARGE = 1 << 20
+_QUICK_SECONDS = 1.5
+_LEAST = 8
 _TOO_LARGE = "no lower bound was sought, as the network is large: --lower portfolio does"
 _FINAL = 0.25  # of the seconds, kept for that
 
@@ -80,32 +81,32 @@ def lower_bound(
     if not n or not sum(v.size for v in subject.graph.outputs):
         zeros = np.zeros(n)
         return Attained(0.0, zeros, zeros, "nothing moves", 0.0, subject.norm, subject.model.sha256)
-    quotients = Quotients(subject)
-    problem = Problem(subject)
-    until = math.inf if seconds is None else start + seconds * (1 - _FINAL)
-    budget = Budget(evaluations, until)
+    quotients, problem = Quotients(subject), Problem(subject)
+    if seconds == _QUICK_SECONDS:
+        evaluations = int(np.clip(_WORK / problem.work, _LEAST, evaluations))
+    until = math.inf if seconds is None else start + seconds
+    searches = [name for name in methods if name != "data"]
+    searches = ["data", *searches] if rows is not None else searches
+    rng = np.random.default_rng(subject.seed if seed is None else seed)
+    budget = Budget(evaluations, until if seconds is None else until - seconds * _FINAL)
     origin: dict[str, Points] = {}
     pool = Points.none(n)
-    rng = np.random.default_rng(subject.seed if seed is None else seed)
-    wanted = [name for name in methods if name != "data"]
-    wanted = ["data", *wanted] if rows is not None else wanted
-    for k, name in enumerate(wanted):
+    for k, name in enumerate(searches):
         if progress is not None:
-            progress(k, len(wanted), name)
-        share = _SHARES.get(name, 1.0) if k + 1 < len(wanted) else 1.0
-        part = budget.part(share)
-        planned = part.evaluations
+            progress(k, len(searches), name)
+        share = _SHARES.get(name, 1.0) if k + 1 < len(searches) else 1.0
         if name == "data":
             assert rows is not None
-            found = looked_at(problem, rows, Budget(len(rows), until))
+            origin[name] = looked_at(problem, rows, Budget(len(rows), budget.until))
         else:
-            found = SEARCHES[name](problem, pool, part, rng)
+            part = budget.part(share)
+            planned = part.evaluations
+            origin[name] = SEARCHES[name](problem, pool, part, rng)
             budget.spend(planned - part.evaluations)
-        origin[name] = found
-        pool = pool.with_more(found).best(256)
+        pool = pool.with_more(origin[name]).best(256)
     if not len(pool):
         pool = problem.steepness(starts(n, 1, rng, 0, 0))
-    value, x, y = _evaluated(problem, quotients, pool, seconds and start + seconds)
+    value, x, y = _evaluated(problem, quotients, pool, until)
     method = _origin(origin, x)
     if quotients.accuracy != EXACT:
         method += f", {quotients.accuracy}"
@@ -129,7 +130,7 @@ def by_choice(
         size = _size(subject)
         if size > _LARGE:
             return None, _TOO_LARGE
-        options |= {"evaluations": min(_QUICK, _WORK // size), "seconds": _SECONDS}
+        options |= {"evaluations": _QUICK, "seconds": _QUICK_SECONDS}
     elif choice != "portfolio":
         options["methods"] = (choice,)
     try:
@@ -149,7 +150,7 @@ def _size(subject: Subject) -> int:
 
 
 def _evaluated(
-    problem: Problem, quotients: Quotients, pool: Points, until: float | None
+    problem: Problem, quotients: Quotients, pool: Points, until: float
 ) -> tuple[float, Any, Any]:
     best = pool.best(_CANDIDATES)
     # A pair must stay one when it is written down, so points are float32 numbers.
@@ -157,7 +158,7 @@ def _evaluated(
     polished = problem.steepness(x, best.v, _POLISH)
     order = np.argsort(-polished.norm, kind="stable")
     ordered = Points(polished.x[order], polished.v[order], polished.norm[order])
-    return quotients.best(ordered, math.inf if until is None else until)
+    return quotients.best(ordered, until)
 
 
 def _origin(origin: Mapping[str, Points], x: Any) -> str:

@@ -149,6 +149,14 @@ class Problem:
         self._volume = sum(network.sizes[y] for b in network.blocks for y in b.outputs) + self.n
         self._rng = np.random.default_rng(subject.seed)
 
+    @property
+    def work(self) -> float:
+        """About how many multiplications the steepness of one point takes."""
+        known = self.derivatives
+        maps = [a.map for found in (known.operators.values() if known else ()) for a in found]
+        once = sum(float(a.rows) * min(a.terms, a.columns) for a in maps) + 10.0 * self._volume
+        return once * (self._basis() + 3)
+
     def env(self, x: Array) -> dict[str, Array]:
         """Tensors at points (m, n): the inputs and all that nonlinear blocks read."""
         given = by_name(np.asarray(x, np.float32), self._part)
