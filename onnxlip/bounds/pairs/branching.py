@@ -2,9 +2,10 @@
 
 A node fixes some slopes at one of their ends; the maximum over a box is at a vertex (the norm is
 convex in d), so the larger of a node's two children bounds the node. A node's bound is the least of
-its parent's and what multipliers found by `barrier` prove (`proof`); where all slopes are fixed, it
-is the norm of one matrix. The upper end is the largest bound of all leaves, pruned ones included:
-a theorem, however early the search stops. The lower end is the norm at one vertex, rounded down.
+its parent's and what multipliers found by `interior` prove (`proof`); where all slopes are fixed,
+it is the norm of one matrix. The upper end is the largest bound of all leaves, pruned ones
+included: a theorem, however early the search stops. The lower end is the norm at one vertex, rounded
+down.
 
 Which slope: with the moments of the relaxation, κ_j = r_j E w_j z_j / (r_j² E z_j²) ∈ [−1, 1] says
 how decided d_j = c_j + κ_j r_j is; we take the largest T_j E w_j² (1 − κ_j²), for ReLU
@@ -24,8 +25,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.bounds.pairs.barrier import Optimum, minimised
 from onnxlip.bounds.pairs.certified import best_proof, clock, fixed_norm
+from onnxlip.bounds.pairs.interior import Optimum, minimised
 from onnxlip.bounds.pairs.problem import Floats, Pair
 from onnxlip.bounds.pairs.relaxation import Relaxation, closed_form, relaxation
 from onnxlip.bounds.pairs.scaling import Places, balanced

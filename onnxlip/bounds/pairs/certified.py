@@ -8,7 +8,7 @@ The least of these, each rounded up, so that a new method can only help:
   computed matrices (`norms.dense`), whose errors are added: |fl((A diag c) B) − A diag(c) B| ≤
   γ_{n+1} Σ_j |c_j||a_j||b_j|ᵀ, and a factor s_j with s_j² ≥ r_j rounds once, ‖·‖₂ ≤ γ_2 ‖fl‖_F.
 * "fixed": where no slope is free, the norm of one known matrix, outer diag(c) inner.
-* "closed form", "semidefinite": multipliers of `relaxation` and `barrier`, proved by `proof`.
+* "closed form", "semidefinite": multipliers of `relaxation` and `interior`, proved by `proof`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxlip.bounds.pairs.barrier import minimised
+from onnxlip.bounds.pairs.interior import minimised
 from onnxlip.bounds.pairs.problem import Floats, Pair
 from onnxlip.bounds.pairs.proof import proved_scaled, slopes, spread
 from onnxlip.bounds.pairs.relaxation import Relaxation, closed_form, relaxation

@@ -1,4 +1,4 @@
-"""Multipliers for the pair problem by closed forms; `barrier` improves them.
+"""Multipliers for the pair problem by closed forms; `interior` improves them.
 
 For multipliers T = τt of a given shape t the bound of `proof` is, with M = outer diag(c) inner,
 F = (t^½ r inner) and I·w the eigenvalues of outer t⁻¹ outerᵀ = V diag(w) Vᵀ,
