@@ -1,11 +1,11 @@
 """The maximum of the pair problem to a tolerance, by branch and bound; both ends are proved.
 
 A node fixes some slopes at one of their ends; the maximum over a box is at a vertex (the norm is
-convex in d), so the larger of a node's two children bounds the node. A node's bound is the least of
-its parent's and what multipliers found by `interior` prove (`proof`); where all slopes are fixed,
-it is the norm of one matrix. The upper end is the largest bound of all leaves, pruned ones
-included: a theorem, however early the search stops. The lower end is the norm at one vertex, rounded
-down.
+convex in d), so the larger of a node's two children bounds the node. A node's bound is the least
+of its parent's and what multipliers found by `interior` prove (`proof`); where all slopes are
+fixed, it is the norm of one matrix. The upper end is the largest bound of all leaves, pruned ones
+included: a theorem, however early the search stops. The lower end is the norm at one vertex,
+rounded down.
 
 Which slope: with the moments of the relaxation, κ_j = r_j E w_j z_j / (r_j² E z_j²) ∈ [−1, 1] says
 how decided d_j = c_j + κ_j r_j is; we take the largest T_j E w_j² (1 − κ_j²), for ReLU

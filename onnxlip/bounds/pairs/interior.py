@@ -6,9 +6,9 @@ over T ≻ 0 with
     Z(ρ, T) = [[T − AᵀA, −AᵀM], [−MᵀA, ρI − gᵀTg − MᵀM]] ⪰ 0,
 
 linear in (ρ, T): Z = Z₀ + ρE + Σ_j T_j G_j, G_j = f_jf_jᵀ − g_jg_jᵀ, f_j the unit vectors of the
-first block, g_j the rows of g in the second. (H of `proof` says the same: it is a Schur complement.)
-The dual: moments X ⪰ 0 of (w, x) with tr EX = 1 and tr G_jX = E w_j² − r_j² E z_j² = 0, largest
-E‖Aw + Mx‖²: each such X bounds every ρ from below.
+first block, g_j the rows of g in the second. (H of `proof` says the same: it is a Schur
+complement.) The dual: moments X ⪰ 0 of (w, x) with tr EX = 1 and tr G_jX = E w_j² − r_j² E z_j² =
+0, largest E‖Aw + Mx‖²: each such X bounds every ρ from below.
 
 Primal-dual path following with the HKM direction (Helmberg, Rendl, Vanderbei & Wolkowicz 1996) and
 Mehrotra's predictor and corrector; both sides stay feasible, so every iterate is a bracket. With

@@ -1,8 +1,8 @@
 """The matrices of the pair problem's semidefinite program (`interior`), by blocks.
 
 Matrices of order m + q act on (w, x). For K = Z⁻¹, and to test whether Z ≻ 0, only matrices of
-order p and q are factored: det Z = det T · det H, H = [[I − AT⁻¹Aᵀ, M], [Mᵀ, ρI − gᵀTg]] = RᵀR, and with
-W = R⁻ᵀ[AT⁻¹; 0], R⁻ᵀ[0; I] = [0; S],
+order p and q are factored: det Z = det T · det H, H = [[I − AT⁻¹Aᵀ, M], [Mᵀ, ρI − gᵀTg]] = RᵀR,
+and with W = R⁻ᵀ[AT⁻¹; 0], R⁻ᵀ[0; I] = [0; S],
 
     K_ff = T⁻¹ + WᵀW,   K_fx = −WᵀR⁻ᵀ[0; I],   K_xx = SᵀS.
 """
