@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onnxlip import Report, UsageError
 from onnxlip.errors import Refused
-from onnxlip.report import BlockReport, Bound, Method, Pair
+from onnxlip.report import BlockReport, Bound, ChainReport, Method, Pair, PairReport
 from onnxlip.report.text import columns, report_lines, shown_down, shown_up
 
 POSITIVE = st.floats(1e-300, 1e300)
@@ -32,6 +32,7 @@ def report() -> Report:
     block = BlockReport(
         "conv", "affine", ("conv",), ("Op",), ("x",), ("y",), 1.5, 1.50001, ("l", "u"), 1.0
     )
+    pair = PairReport("conv", "fc", 5, (2, 3), 9.0, 8.0, 7.0, "proof", "search", None, 0.1)
     return Report(
         "model.onnx",
         "00",
@@ -47,6 +48,7 @@ def report() -> Report:
         (Refused("Op", "node", "why"),),
         ("a note",),
         {"Mine": "module"},
+        chains=(ChainReport(("conv", "fc"), (pair,), 9.0, 8.0, 7.0),),
     )
 
 
@@ -69,6 +71,8 @@ def test_lines_tell_everything(report: Report) -> None:
         "a note",
         "Mine from module",
         "scalar",
+        "conv → fc",
+        "≈ 7",
     ):
         assert part in text
 

@@ -125,7 +125,8 @@ def seqlip(
     for k, chain in enumerate(found):
         walk = _Walk(network, norms, work, effort, chain)
         if effort.search != "auto" or walk.is_quick(budget):
-            with one_blas_thread(), suppress(NonFiniteError):  # then the product of norms stays
+            # What leaves the range of numbers keeps the product of its norms.
+            with one_blas_thread(), np.errstate(all="ignore"), suppress(NonFiniteError):
                 bounds.append((chain, walk.run()))
         if progress is not None:
             progress(k + 1, len(found), network.blocks[chain.end.index].name)

@@ -90,7 +90,6 @@ class Report:
     methods: Mapping[str, Method]
     blocks: tuple[BlockReport, ...]
     pairs: tuple[Pair, ...]
-    chains: tuple[ChainReport, ...] = ()
     refused: tuple[Refused, ...] = ()
     notes: tuple[str, ...] = ()
     rules: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +97,7 @@ class Report:
     seed: int = 0
     version: str = ""
     seconds: float = 0.0
+    chains: tuple[ChainReport, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data by the published schema (`onnxlip.report.json_schema()`)."""
