@@ -52,7 +52,9 @@ _HEAD = (
 def main() -> None:
     """Measure and print a table."""
     options = _options()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, one thread of BLAS, seed {options.seed}\n")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, one thread of BLAS, seed {options.seed}\n"
+    )
     print(f"| {' | '.join(_HEAD)} |\n|{'---|' * len(_HEAD)}", flush=True)
     with threadpool_limits(limits=1, user_api="blas"):
         for kind, p, n, q, ends in _CASES:

@@ -11,7 +11,7 @@ from onnxlip.bounds.pairs import leading as leading_module
 from onnxlip.bounds.pairs import search
 from onnxlip.bounds.pairs.exact import brute_force
 from onnxlip.bounds.pairs.flips import growth
-from onnxlip.bounds.pairs.leading import Place, leading, reduced
+from onnxlip.bounds.pairs.leading import FEW, Place, leading, reduced
 from onnxlip.bounds.pairs.problem import Found, Pair
 from onnxlip.bounds.pairs.search import estimate, greedy, sign_power
 
@@ -41,8 +41,8 @@ def random_pair(kind: str, shape: tuple[int, int, int], seed: int) -> Pair:
 
 def small_pairs(kind: str, count: int) -> list[Pair]:
     rng = np.random.default_rng(INTERVALS.index(kind))
-    shapes = zip(rng.integers(1, 13, count), rng.integers(1, 11, count), rng.integers(1, 13, count))
-    return [random_pair(kind, tuple(map(int, s)), k) for k, s in enumerate(shapes)]
+    shapes = rng.integers(1, (13, 11, 13), (count, 3)).tolist()
+    return [random_pair(kind, (p, n, q), k) for k, (p, n, q) in enumerate(shapes)]
 
 
 def norm(pair: Pair, d: Floats) -> float:
@@ -209,12 +209,12 @@ def test_leading_triplets(
     u, s, vt = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
     s = np.where(np.arange(len(s)) < rank, 0.8 ** np.arange(len(s)), 0.0)
     matrix = (u * s) @ vt
-    for start in (None, rng.standard_normal((shape[1], min(8, *shape)))):
+    for start in (None, rng.standard_normal((shape[1], min(FEW, *shape)))):
         top = leading(matrix, start=start)
-        assert top.values == pytest.approx(s[:8], abs=1e-5)
+        assert top.values == pytest.approx(s[:FEW], abs=1e-5)
         assert top.values[0] == pytest.approx(s[0], rel=1e-12)
         assert top.left[:, 0] @ matrix @ top.right[:, 0] == pytest.approx(s[0], rel=1e-12)
-        assert top.rest * max(1, min(shape) - 8) == pytest.approx((s[8:] ** 2).sum(), abs=1e-5)
+        assert top.rest * max(1, min(shape) - FEW) == pytest.approx((s[FEW:] ** 2).sum(), abs=1e-5)
 
 
 def test_values_are_attained_even_if_the_iteration_has_not_converged(

@@ -5,16 +5,17 @@ b = innerᵀ e_j, δ = α_j + β_j − 2 d_j. Let M = Σ_i σ_i u_i v_iᵀ, a_i 
 M'M'ᵀ is MMᵀ plus a matrix of rank two and inertia (1, 1), so by Sylvester's law of inertia at most
 one of its eigenvalues exceeds λ > σ₁², and one does if and only if
 
-    λ g h > (1/δ − c)²,   g = Σ a_i²/(λ − σ_i²),  h = Σ b_i²/(λ − σ_i²),  c = Σ σ_i a_i b_i/(λ − σ_i²)
+    λ g h > (1/δ − c)²,
+    g = Σ a_i²/(λ − σ_i²),   h = Σ b_i²/(λ − σ_i²),   c = Σ σ_i a_i b_i/(λ − σ_i²)
 
 (sums over complete bases, σ_i = 0 where M has no more). With the terms of i = 1 taken out of the
 sums, and multiplied by δ²(λ − σ₁²), that is
 
-    λ − σ₁² < δ²{λ(a₁²h' + b₁²g') + a₁²b₁²} + 2δ(1 − δc') σ₁a₁b₁  over  (1 − δc')² − δ²λ g'h',
+    (λ − σ₁²) [(1 − δc')² − δ²λ g'h'] < δ²{λ(a₁²h' + b₁²g') + a₁²b₁²} + 2δ(1 − δc') σ₁a₁b₁.
 
-where the latter is positive. At λ = σ₁² this decides whether the flip raises the norm at all, and
-its right side tells by how much the square grows, but for terms of higher order. It costs one set
-of singular vectors and their products with both sides in place of n norms. First-order terms are
+At λ = σ₁² the right side's sign decides whether the flip raises the norm at all, and the quotient
+of both tells by how much the square grows, but for terms of higher order. It costs one set of
+singular vectors and their products with both sides in place of n norms. First-order terms are
 2δσ₁a₁b₁: sign power stops where all of these are ≤ 0, and what a flip can still gain is of second
 order.
 

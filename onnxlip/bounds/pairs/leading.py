@@ -25,11 +25,11 @@ __all__ = ["FEW", "Place", "Sides", "Triplets", "leading", "reduced"]
 
 Floats = npt.NDArray[np.float64]
 
-FEW = 8  # triplets that a search goes on with
+FEW = 6  # triplets that a search goes on with
 _DIRECT = 48  # up to this lesser side the Gram's eigenvectors are cheaper than Krylov steps
 _ROUNDS = 20
 _DEPTH = 2  # Krylov blocks beside the one that there is
-_RESIDUAL = 1e-4  # relative; the value's error is of the order of its square
+_RESIDUAL = 1e-3  # relative; the value's error is of the order of its square
 _ENTRIES = 1 << 21  # float64 entries of one side scaled at a time (16 MiB)
 _PLAIN = 32  # binary exponents up to this leave room for fourth powers of products
 
@@ -60,7 +60,7 @@ class Sides:
     @property
     def lesser(self) -> int:
         """min(p, q)."""
-        return min(self.left.shape[1], self.right.shape[1])
+        return int(min(self.left.shape[1], self.right.shape[1]))
 
     @cached_property
     def squares(self) -> tuple[Floats, Floats]:
@@ -70,12 +70,13 @@ class Sides:
     def matrix(self, d: Floats, among: npt.NDArray[np.int64] | None = None) -> Floats:
         """Σ_j d_j left_jᵀ right_j over all neurons or some, a chunk of them at a time."""
         n, p = self.left.shape
-        total = np.zeros((p, self.right.shape[1]))
+        total: Floats | None = None
         step = max(1, _ENTRIES // max(1, p))
         for i in range(0, n if among is None else len(among), step):
             part = slice(i, i + step) if among is None else among[i : i + step]
-            total += (self.left[part] * d[part, None]).T @ self.right[part]
-        return total
+            term = (self.left[part] * d[part, None]).T @ self.right[part]
+            total = term if total is None else np.add(total, term, out=total)
+        return np.zeros((p, self.right.shape[1])) if total is None else total
 
     def best(self, u: Floats, v: Floats) -> Floats:
         """The vertex d that maximises uᵀ outer diag(d) inner v = Σ_j d_j (left u)_j (right v)_j."""
@@ -116,7 +117,8 @@ class Place:
         if 2 * len(changed) > len(d):
             matrix = self.sides.matrix(d)
         else:
-            matrix = self.matrix + self.sides.matrix(d - self.d, changed)
+            matrix = self.sides.matrix(d - self.d, changed)
+            matrix += self.matrix
         return Place(self.sides, d, matrix, leading(matrix, start=self.top.right))
 
 
@@ -127,9 +129,9 @@ def reduced(pair: Pair) -> Sides:
     outer = np.ldexp(outer, -e) if e else outer
     inner = np.ldexp(inner, -f) if f else inner
     if outer.shape[0] > pair.size:
-        outer = np.linalg.qr(outer, mode="r")
+        outer = np.asarray(np.linalg.qr(outer, mode="r"))
     if inner.shape[1] > pair.size:
-        inner = np.linalg.qr(inner.T, mode="r").T
+        inner = np.asarray(np.linalg.qr(inner.T, mode="r")).T
     return Sides(outer.T, inner, pair.alpha, pair.beta, e + f)
 
 
@@ -148,8 +150,8 @@ def leading(matrix: Floats, count: int = FEW, start: Floats | None = None) -> Tr
         found = _direct(matrix, count)
     else:
         found = _iterated(matrix, _cold(matrix.shape[1], count) if start is None else start)
-    left = max(0.0, total - float(np.square(found.values).sum()))
-    return replace(found, rest=left / (lesser - count) if lesser > count else 0.0)
+    others = max(0.0, total - float(np.square(found.values).sum()))
+    return replace(found, rest=others / (lesser - count) if lesser > count else 0.0)
 
 
 def _direct(matrix: Floats, count: int) -> Triplets:

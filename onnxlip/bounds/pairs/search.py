@@ -18,7 +18,7 @@ signs of x for random u, v, so that no numbering or scale of neurons plays any p
 are polished, and the best of these is kicked (u, v with some noise) and climbs again.
 
 **Greedy SeqLip** (Virmaux & Scaman 2018, Section 5) is kept as published, to compare with: d starts
-at β, the coordinate that raises the norm most is flipped, until none does; every flip costs n norms.
+at β, and the coordinate that raises the norm most is flipped until none does; a flip costs n norms.
 
 None of these is a bound from above, whatever the search may be called elsewhere.
 """
@@ -33,19 +33,20 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxlip.bounds.pairs.flips import growth
-from onnxlip.bounds.pairs.leading import FEW, Place, Sides, leading, reduced
+from onnxlip.bounds.pairs.leading import Place, Sides, leading, reduced
 from onnxlip.bounds.pairs.problem import Found, Pair
 
 __all__ = ["estimate", "greedy", "sign_power"]
 
 Floats = npt.NDArray[np.float64]
 
-_GROWN = 1e-9  # relative growth of a norm that is not rounding
+_GROWN = 1e-8  # relative growth of a norm that is not rounding
 _TRIED = 6  # single flips that are given a norm before a place counts as the best around
 _WHOLE = 512  # up to this lesser side the last decision is made with all triplets
+_LEADING = 2  # pairs of a place that starts are made of
 _SHARE = 8  # one of so many ends of sign power is polished, but two at least
 _WORK = 1 << 28  # entries of outer times columns of inner, summed over all starts
-_LEAST, _MOST = 6, 32  # starts
+_LEAST, _MOST = 4, 32  # starts
 _KICKS = (0.5, 1.0)  # noise relative to what the leading pair has
 _FRUITLESS = 8  # kicks in a row that lead nowhere, after which there are no more
 _EXACT = 1024  # up to this lesser side the value is an SVD's
@@ -79,9 +80,9 @@ def estimate(
 ) -> Found:
     """The best of several starts of sign power with one-flip polish.
 
-    starts: how many, by default between 6 and 32, as the size allows; as many kicks of the best
-    follow, or fewer where they lead nowhere. Deterministic in the seed unless `seconds` stop it (complete is False then). steps: how
-    many norms it took.
+    starts: how many, by default between 4 and 32, as the size allows; as many kicks of the best
+    follow, or fewer where they lead nowhere. Deterministic in the seed unless `seconds` stop it
+    (complete is False then). steps: how many norms it took.
     """
     clock, sides = _Clock(seconds), reduced(pair)
     first = _at(sides, pair.beta.copy(), clock)
@@ -91,7 +92,8 @@ def estimate(
         starts = max(_LEAST, min(_MOST, _WORK // (sides.left.size * sides.right.shape[1])))
     rng = np.random.default_rng(seed)
     places = [_ascended(first, clock)]
-    for d in _starts(first, rng, starts - 1):
+    middle = _at(sides, pair.centre, clock)
+    for d in _starts(first, middle, rng, starts - 1):
         if clock.is_over():
             break
         places.append(_ascended(_at(sides, d, clock), clock))
@@ -160,7 +162,9 @@ def _found(place: Place, clock: _Clock) -> Found:
 def _ascended(place: Place, clock: _Clock) -> Place:
     """Sign power. The first step is taken in any case, as the start may be no vertex."""
     if not place.sides.lesser:
-        return Place.at(place.sides, np.where(place.d == place.sides.alpha, place.d, place.sides.beta))
+        return Place.at(
+            place.sides, np.where(place.d == place.sides.alpha, place.d, place.sides.beta)
+        )
     first = True
     while first or not clock.is_over():
         d = place.sides.best(place.top.left[:, 0], place.top.right[:, 0])
@@ -235,18 +239,18 @@ def _settled(place: Place, clock: _Clock) -> Place:
     return _polished(place, clock, whole=True) if place.sides.lesser <= _WHOLE else place
 
 
-def _starts(first: Place, rng: np.random.Generator, count: int) -> Iterator[Floats]:
-    """Vertices to begin at: by leading pairs, in both signs, and then at random."""
+def _starts(first: Place, middle: Place, rng: np.random.Generator, count: int) -> Iterator[Floats]:
+    """Vertices to begin at: half of them at most by leading pairs, in both signs, then random."""
     sides = first.sides
-    middle = Place.at(sides, 0.5 * sides.alpha + 0.5 * sides.beta)
-    made = 0
-    for k in range(min(2, FEW)):
-        for top in (first.top, middle.top):
-            for sign in (1.0, -1.0):
-                if made < count // 2 and k < len(top.values):
-                    made += 1
-                    yield sides.best(sign * top.left[:, k], top.right[:, k])
-    for _ in range(count - made):
+    pairs = [
+        (sign * place.top.left[:, k], place.top.right[:, k])
+        for k in range(min(_LEADING, len(first.top.values)))
+        for place in (first, middle)
+        for sign in (1.0, -1.0)
+    ][: count // 2]
+    for u, v in pairs:
+        yield sides.best(u, v)
+    for _ in range(count - len(pairs)):
         u, v = (rng.standard_normal(side.shape[1]) for side in (sides.left, sides.right))
         yield sides.best(u, v)
 
@@ -254,10 +258,10 @@ def _starts(first: Place, rng: np.random.Generator, count: int) -> Iterator[Floa
 def _kick(place: Place, rng: np.random.Generator, size: float) -> Floats:
     """Signs by the leading pair and `size` times as much noise, in the spans of both sides."""
     sides, top = place.sides, place.top
-    x = [(sides.left @ top.left[:, 0], sides.left), (sides.right @ top.right[:, 0], sides.right)]
-    noisy = []
-    for image, side in x:
+    images = (sides.left @ top.left[:, 0], sides.right @ top.right[:, 0])
+    x = np.ones_like(place.d)
+    for image, side in zip(images, (sides.left, sides.right), strict=True):
         noise = side @ rng.standard_normal(side.shape[1])
         scale = float(np.linalg.norm(image)) / max(float(np.linalg.norm(noise)), 1e-300)
-        noisy.append(image + size * scale * noise)
-    return np.where(noisy[0] * noisy[1] > 0, sides.beta, sides.alpha)
+        x = x * np.asarray(image + size * scale * noise)
+    return np.where(x > 0, sides.beta, sides.alpha)
