@@ -95,6 +95,7 @@ class Quotients:
         self.p = subject.norm
         self._f = Double(subject.model, subject.graph, subject.rule_set.lowerings)
         self._noise: dict[bytes, float] = {}
+        self._last: tuple[Floats, Floats] | None = None
 
     @property
     def accuracy(self) -> str:
@@ -104,7 +105,7 @@ class Quotients:
     def value(self, x: Floats, y: Floats) -> float:
         """The quotient at x ≠ y, less the allowance, rounded down; 0 where it overflows."""
         with np.errstate(all="ignore"):
-            fx, fy = self._f(x), self._f(y)
+            fx, fy = self._at(x), self._f(y)
             rise = self._norm(fy - fx)
         if not (math.isfinite(rise) and np.isfinite(fx).all() and np.isfinite(fy).all()):
             return 0.0
@@ -132,6 +133,12 @@ class Quotients:
             if time.perf_counter() > until:
                 break
         return found
+
+    def _at(self, x: Floats) -> Floats:
+        """f(x), kept for the next length at this point."""
+        if self._last is None or not np.array_equal(self._last[0], x):
+            self._last = (x, self._f(x))
+        return self._last[1]
 
     def _norm(self, v: Floats) -> float:
         return float(np.linalg.norm(v, self.p)) if v.size else 0.0

@@ -7,7 +7,7 @@
     bend     (f(z + τ) − 2f(z) + f(z − τ))/τ²   the slope's own derivative, likewise smoothed
 
 The derivative itself is what the rule's slope interval says of a box that is one point, if the
-rule is as sharp as that; else a central difference in float64.
+rule is as sharp as that; else a central difference.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.bounds.lower.double import Nodes
-from onnxlip.bounds.lower.extract import Array, Part
+from onnxlip.bounds.lower.extract import Array, Part, to_model
 from onnxlip.bounds.lower.forward import Batched
 from onnxlip.box import Box
 from onnxlip.graph import Graph
 from onnxlip.network import SlopeBlock
+from onnxlip.operators import Session
 from onnxlip.rules import Elementwise
 
 __all__ = ["Entrywise"]
@@ -30,6 +30,7 @@ __all__ = ["Entrywise"]
 Floats = npt.NDArray[np.floating]
 
 _STEP = 6e-6  # cube root of 2⁻⁵³, where a central difference errs least
+_COARSE = 1e-2  # τ in float32, relative to the mean |z|
 _SHARP = 1e-6
 
 
@@ -42,8 +43,12 @@ class Entrywise:
         self._shape = graph.values[root].shape
         self._part = part.up_to(block.outputs[:1], [graph.values[root]])
         self._values = Batched(self._part, prefix=True)
-        self._nodes = Nodes(self._part)
-        self._derivative = self._exact(block, graph) or self._central
+        self._fed: dict[str, Array] = {}
+        self._double: Session | None = None
+        exact = self._exact(block, graph)
+        if exact is None:
+            self._double = self._in_double()
+        self._derivative = exact or self._central
 
     def value(self, z: Array) -> Array:
         """f(z)."""
@@ -87,12 +92,23 @@ class Entrywise:
         return derivative if wide.mean() < 0.05 else None
 
     def _central(self, z: Array) -> Array:
-        flat = np.asarray(z, np.float64)
-        step = _STEP * (1 + np.abs(flat))
-        if not self._values.is_batched:
-            return self.smoothed(z, 1e-2)[0]
-        shape = (len(z), *self._shape)
+        """A central difference in float64 where onnxruntime can, else a wider one in float32."""
+        if self._double is None:
+            return self.smoothed(z, _COARSE)[0]
+        at = np.asarray(z, np.float64).reshape(-1, *self._shape)
+        step = _STEP * (1 + np.abs(at))
         above, below = (
-            self._nodes({self.root: (flat + s * step).reshape(shape)})[0] for s in (1.0, -1.0)
+            self._double({**self._fed, self.root: at + s * step})[0] for s in (1.0, -1.0)
         )
-        return ((above - below).reshape(z.shape) / (2 * step)).astype(np.float32)
+        return ((above - below) / (2 * step)).reshape(z.shape).astype(np.float32)
+
+    def _in_double(self) -> Session | None:
+        if not self._values.is_batched:
+            return None
+        model, self._fed = to_model(self._part, np.float64, ("batch",))
+        try:
+            session = Session(model, optimise=False)
+            session({**self._fed, self.root: np.zeros((1, *self._shape))})
+        except Exception:  # onnxruntime lacks many float64 kernels
+            return None
+        return session

@@ -1,10 +1,11 @@
 """The free-pattern maximum: max ‖J‖ over all slopes, whether or not some input has them.
 
-With J = J(d), d ∈ [α, β] over all elementwise blocks, gᵀJ(d)v is linear in the slopes of each block,
-with coefficients c ∘ dz: dz the tangent before the block (from v and the slopes before it), c the
-cotangent behind it (from g and the slopes behind it). So a walk backwards that sets the slopes of
-each block to β where c·dz > 0 and to α elsewhere, before it passes on, never lowers gᵀJv; likewise a
-walk forwards. Between walks v and g become dual to Jᵀg and Jv: ‖J‖ never falls. From many starts.
+With J = J(d), d ∈ [α, β] over all elementwise blocks, gᵀJ(d)v is linear in the slopes of each
+block, with coefficients c ∘ dz: dz the tangent before the block (from v and the slopes before it),
+c the cotangent behind it (from g and the slopes behind it). So a walk backwards that sets the
+slopes of each block to β where c·dz > 0 and to α where c·dz < 0, before it passes on, never lowers
+gᵀJv; likewise a walk forwards. Between walks v and g become dual to Jᵀg and Jv, so that ‖J‖ never
+falls. From many starts.
 
 Every bound that knows slopes by their intervals only is at least this large: if it comes near, such
 bounds can be no better, and what remains is that no input has these slopes. What is found is a
