@@ -8,7 +8,8 @@ The least of these, each rounded up, so that a new method can only help:
   computed matrices (`norms.dense`), whose errors are added: |fl((A diag c) B) − A diag(c) B| ≤
   γ_{n+1} Σ_j |c_j||a_j||b_j|ᵀ, and a factor s_j with s_j² ≥ r_j rounds once, ‖·‖₂ ≤ γ_2 ‖fl‖_F.
 * "fixed": where no slope is free, the norm of one known matrix, outer diag(c) inner.
-* "closed form", "semidefinite": multipliers of `relaxation` and `interior`, proved by `proof`.
+* "closed form", "semidefinite": multipliers of `relaxation`, and of `interior` (large pairs: of
+  `descent`), proved by `proof`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxlip.bounds.pairs.descent import descended
 from onnxlip.bounds.pairs.interior import minimised
 from onnxlip.bounds.pairs.problem import Floats, Pair
 from onnxlip.bounds.pairs.proof import proved_scaled, slopes, spread
-from onnxlip.bounds.pairs.relaxation import Relaxation, closed_form, relaxation
+from onnxlip.bounds.pairs.relaxation import Candidate, Relaxation, closed_form, relaxation
 from onnxlip.bounds.pairs.scaling import LOST, Balanced, Places, balanced
 from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import Enclosure, euclid
@@ -31,7 +33,7 @@ from onnxlip.rounding import add_up, gamma, mul_up
 
 __all__ = ["Certified", "best_proof", "certified", "clock", "fixed_norm"]
 
-_SEMIDEFINITE = 6000  # free neurons up to which a matrix over all pairs of them is formed
+_SEMIDEFINITE = 2200  # m + q up to which `interior` is used, and beyond it `descent`
 _NUDGES = (1.0, 1.0 + 1e-9, 1.0 + 1e-6, 1.0 + 1e-3)  # multipliers a little larger prove more easily
 
 
@@ -69,11 +71,19 @@ def certified(pair: Pair, *, tolerance: float = 1e-4, seconds: float | None = No
     start = None if late() else closed_form(problem, late)
     if start is not None:
         found.append(_proof(scaled, problem, start.multipliers, "closed form"))
-        if not late() and len(problem.free) <= _SEMIDEFINITE:
-            best = minimised(problem, start.multipliers, 2 * tolerance, late=late)
-            if best is not None:
-                found.append(_proof(scaled, problem, best.multipliers, "semidefinite"))
+        better = None if late() else _improved(problem, start, 2 * tolerance, late)
+        if better is not None:
+            found.append(_proof(scaled, problem, better, "semidefinite"))
     return _least(found)
+
+
+def _improved(
+    problem: Relaxation, start: Candidate, tolerance: float, late: Callable[[], bool]
+) -> Floats | None:
+    if sum(problem.inner.shape) > _SEMIDEFINITE:
+        return descended(problem, start, tolerance, late).multipliers
+    best = minimised(problem, start.multipliers, tolerance, late=late)
+    return None if best is None else best.multipliers
 
 
 def best_proof(pair: Pair, multipliers: Floats, free: Places) -> tuple[float, Floats]:
