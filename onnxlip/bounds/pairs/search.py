@@ -251,7 +251,7 @@ def _starts(first: Place, middle: Place, rng: np.random.Generator, count: int) -
     for u, v in pairs:
         yield sides.best(u, v)
     for _ in range(count - len(pairs)):
-        u, v = (rng.standard_normal(side.shape[1]) for side in (sides.left, sides.right))
+        u, v = (rng.standard_normal((side.shape[1],)) for side in (sides.left, sides.right))
         yield sides.best(u, v)
 
 
@@ -261,7 +261,7 @@ def _kick(place: Place, rng: np.random.Generator, size: float) -> Floats:
     images = (sides.left @ top.left[:, 0], sides.right @ top.right[:, 0])
     x = np.ones_like(place.d)
     for image, side in zip(images, (sides.left, sides.right), strict=True):
-        noise = side @ rng.standard_normal(side.shape[1])
+        noise = side @ rng.standard_normal((side.shape[1],))
         scale = float(np.linalg.norm(image)) / max(float(np.linalg.norm(noise)), 1e-300)
-        x = x * np.asarray(image + size * scale * noise)
+        x *= image + size * scale * noise
     return np.where(x > 0, sides.beta, sides.alpha)
