@@ -51,13 +51,21 @@ def descended(
 ) -> Candidate:
     """Multipliers at least as good as the start's. It stops where a stage gains less than the
     relative tolerance, or late() says so; nothing bounds its distance from the best ones."""
+    with np.errstate(all="ignore"):
+        return _staged(problem, start, tolerance, late)
+
+
+def _staged(
+    problem: Relaxation, start: Candidate, tolerance: float, late: Callable[[], bool]
+) -> Candidate:
     best = start
     theta = np.log(start.multipliers * _MARGIN)
     for mu in _STAGES:
         before, tau = best.rho, mu * best.rho
         if late():
             break
-        for theta, rho in _path(partial(_value, problem, tau, _BARRIER * mu), theta):
+        path = _path(partial(_value, problem, tau, _BARRIER * mu), theta)
+        for theta, rho in path:
             if rho < best.rho:
                 best = Candidate(np.exp(theta), rho)
             if late():

@@ -72,7 +72,17 @@ def minimised(
     It stops earlier where enough(ρ, lower bound of the least ρ) or late() says so. None where the
     start is not feasible.
     """
-    wider = start * _MARGIN
+    with np.errstate(all="ignore"):  # what is not finite ends the search
+        return _followed(problem, start * _MARGIN, tolerance, enough, late)
+
+
+def _followed(
+    problem: Relaxation,
+    wider: Floats,
+    tolerance: float,
+    enough: Callable[[float, float], bool],
+    late: Callable[[], bool],
+) -> Optimum | None:
     square = value_at(problem, wider)
     if not 0 < square < math.inf:
         return None
@@ -121,6 +131,8 @@ def _moved(program: Program, point: Point, x: Moments) -> tuple[Point, Moments] 
         return None
     aim = np.append(np.zeros(program.m), 1.0)
     gap = program.gap(x.whole, point)
+    if not gap > 0:
+        return None
 
     def step(right: Floats, rest: Floats) -> tuple[Floats, Block, Floats]:
         """(dρ and dT, dZ, dX), dX = rest − X − sym(X dZ K)."""

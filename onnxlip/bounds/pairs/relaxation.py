@@ -81,12 +81,13 @@ def _triangle(matrix: Floats) -> Floats:
 def closed_form(problem: Relaxation, late: Callable[[], bool] = lambda: False) -> Candidate | None:
     """The best of the shapes; None without free neurons, or where nothing could be computed."""
     best: Candidate | None = None
-    for shape in _shapes(problem):
-        found = _scaled(problem, shape)
-        if found and (best is None or found.rho < best.rho):
-            best = found
-        if late():
-            break
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        for shape in _shapes(problem):
+            found = _scaled(problem, shape)
+            if found and (best is None or found.rho < best.rho):
+                best = found
+            if late():
+                break
     return best
 
 

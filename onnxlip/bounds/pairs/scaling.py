@@ -42,12 +42,14 @@ class Balanced:
 
     def weights_here(self, weights: Floats) -> Floats:
         """√T for the scaled pair, of √T for the pair as it came."""
-        return np.asarray(np.ldexp(np.asarray(weights, np.float64)[self.kept], -self.shifts))
+        with np.errstate(over="ignore"):
+            return np.asarray(np.ldexp(np.asarray(weights, np.float64)[self.kept], -self.shifts))
 
     def weights_there(self, weights: Floats) -> Floats:
         """√T for the pair as it came (n,); 1 for what was dropped."""
         there = np.ones(self.size)
-        there[self.kept] = np.ldexp(weights, self.shifts)
+        with np.errstate(over="ignore"):  # infinite weights prove nothing
+            there[self.kept] = np.ldexp(weights, self.shifts)
         return there
 
     def upper(self, value: float) -> float:
