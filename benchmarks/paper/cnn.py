@@ -19,10 +19,11 @@ __all__ = ["JOBS", "measure", "part"]
 
 _LAYERS = (4, 5, 7, 10)
 _VECTORS = (50, 200, 400)
+_SHALLOW = 5  # layers up to which most vectors are taken too
 _CERTIFIED = 200  # vectors with which pairs are certified
-_SECONDS = 60.0  # for each pair's search, and for its proof
+_SECONDS = 30.0  # for each pair's search, and for its proof
 _ROWS = 1797  # images at which lower bounds look
-_EVALUATIONS = 20_000
+_EVALUATIONS = 10_000
 
 
 def measure(options: Any) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def measure(options: Any) -> dict[str, Any]:
         jobs: list[tuple[str, dict[str, Any]]] = [
             ("lower", {"data": str(options.data or ""), "quick": options.quick})
         ]
-        for vectors in (10,) if options.quick else _VECTORS:
+        for vectors in (10,) if options.quick else _VECTORS[: 3 if depth <= _SHALLOW else 2]:
             jobs.append(("seqlip", {"vectors": vectors, "certify": vectors == _CERTIFIED}))
         for name, arguments in jobs:
             what = f"{name} {arguments.get('vectors', '')}".strip()
