@@ -130,8 +130,8 @@ class Quotients:
                 value = self.value(x, y)
                 if value > found[0]:
                     found = (value, x, y)
-            if time.perf_counter() > until:
-                break
+                if found[0] > 0 and time.perf_counter() > until:
+                    return found
         return found
 
     def _at(self, x: Floats) -> Floats:

@@ -103,7 +103,9 @@ class Batched:
             )
             for k, a in x.items()
         }
-        return [y.reshape(m, -1) for y in session({**feeds, **given})]
+        results = zip(self._part.outputs, session({**feeds, **given}), strict=True)
+        sizes = {k: int(np.prod(self._part.shapes[k])) for k in self._part.outputs}
+        return [y.reshape(m, sizes[name]) for name, y in results]
 
     def _check_single(self) -> None:
         zeros = {k: np.zeros(int(np.prod(s)), np.float32) for k, s in self._sizes.items()}
