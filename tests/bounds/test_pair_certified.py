@@ -373,6 +373,16 @@ def test_planted_errors_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert _broken()
 
 
+def test_every_error_reaches_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ε of (1 + ε)(ρ + ε), with ρ ≤ 2 in the units of the proof."""
+    pair, weights = next((p, w) for p, w in map(integers, range(5)) if p.free.size > 1)
+    exact_one = proof.proved_scaled(pair, weights)
+    for place, size in {"cholesky_margin": 0.25, "spread": 1e18, "gamma": 0.25}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(proof, place, lambda *_, _size=size, **__: _size)
+            assert proof.proved_scaled(pair, weights) > 1.05 * exact_one
+
+
 def test_a_wrong_guess_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     right = proof._guess
     monkeypatch.setattr(proof, "_guess", lambda parts: 0.8 * (right(parts) or 0.0))

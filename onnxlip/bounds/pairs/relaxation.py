@@ -34,7 +34,7 @@ from onnxlip.norms.lapack import potrf, trsm
 __all__ = ["Candidate", "Relaxation", "closed_form", "relaxation", "value_at"]
 
 _GOLDEN = (math.sqrt(5.0) - 1) / 2
-_ROW_SUMS = 1500  # up to this many neurons the row sums of |outerᵀouter| are formed
+_ALL_SHAPES = 400  # beyond this many neurons three shapes are tried: starts for a search
 _SEARCH = 12  # golden sections of log τ
 _SMALL = 1e-140
 
@@ -119,13 +119,14 @@ def _shapes(problem: Relaxation) -> Iterator[Floats]:
     yield _geometric(a_rows, b_rows)
     yield a_rows
     yield np.ones(m)
+    if m > _ALL_SHAPES:
+        return
     yield 1.0 / np.maximum(b_rows, _SMALL)
     yield _geometric(a, b)
     yield a
-    if m <= _ROW_SUMS:
-        a_sums, b_sums = np.abs(outer.T @ outer).sum(axis=1), np.abs(inner @ inner.T).sum(axis=1)
-        yield a_sums
-        yield _geometric(a_sums, b_sums)
+    a_sums, b_sums = np.abs(outer.T @ outer).sum(axis=1), np.abs(inner @ inner.T).sum(axis=1)
+    yield a_sums
+    yield _geometric(a_sums, b_sums)
 
 
 def _geometric(a: Floats, b: Floats) -> Floats:
