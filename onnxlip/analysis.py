@@ -238,7 +238,9 @@ class Analysis:
         from onnxlip.norms.workspace import Workspace
 
         work = Workspace(self.rule_set.lowerings, self.device, self.seed)
-        effort = SeqLipEffort(self.sequential, self.vectors, seconds=self.timeout)
+        effort = SeqLipEffort(self.sequential, self.vectors)
+        if self.timeout is not None:
+            effort = replace(effort, seconds=self.timeout)
         return seqlip(self.network, norms, work, effort, progress)
 
     def lower(self, **options: Any) -> Attained:

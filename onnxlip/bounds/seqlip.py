@@ -53,14 +53,15 @@ _QUICK_WORK = 2e9  # operations of all decompositions together, then
 class SeqLipEffort:
     """search: "auto" (small chains only), "sign-power", "greedy" (the authors' method) or "exact"
     (branch and bound; brute force where it is small). vectors: singular vectors kept of each layer,
-    None: all of small maps and 50 of others. certify: also the certified values. seconds: for each
-    pair's search and proof; without it results are the same on every run.
+    None: all of small maps and 50 of others. certify: also the certified values. seconds: that each
+    pair's search may take, and its proof as well; results are the same on every run unless that
+    ends one of them, and never ended so where `search` is "auto".
     """
 
     search: str = "auto"
     vectors: int | None = None
     certify: bool = True
-    seconds: float | None = None
+    seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -280,16 +281,18 @@ class _Answer:
 
     def solve(self, pair: Pair, effort: SeqLipEffort, seed: int, worth: bool) -> None:
         if effort.search == "exact" and pair.size <= _EXACT:
-            found = branch_and_bound(pair, seconds=effort.seconds or 60.0)
+            found = branch_and_bound(pair, seconds=effort.seconds)
             self.product, self.estimate = found.upper, found.lower
             self.gap = found.upper / found.lower - 1 if found.lower > 0 else 0.0
             self.method = self.search = "branch and bound"
             return
+        seconds = None if effort.search == "auto" else effort.seconds
         if effort.search == "greedy":
-            self.estimate, self.search = greedy(pair, seconds=effort.seconds).value, "greedy"
+            found_by = greedy(pair, seconds=seconds)
+            self.search = "greedy" if found_by.complete else "greedy, stopped early"
         else:
-            self.estimate = estimate(pair, seed, seconds=effort.seconds).value
-            self.search = "sign power"
+            found_by, self.search = estimate(pair, seed, seconds=seconds), "sign power"
+        self.estimate = found_by.value
         if effort.certify and worth:
-            proof = certified(pair, seconds=effort.seconds)
+            proof = certified(pair, seconds=seconds)
             self.product, self.method = proof.upper, proof.method

@@ -7,22 +7,23 @@ decomposition in float64, of which only this is taken for true: with Û, V̂ and
 E is the computed M − Û diag(ŝ) V̂ᵀ plus its rounding, at most γ_{r+2} ‖|Û| diag(ŝ)|V̂ᵀ|‖_F ≤
 γ_{r+2} ‖Û√ŝ‖_F ‖√ŝV̂ᵀ‖_F for r triplets, and ‖Û‖² ≤ 1 + ‖ÛᵀÛ − I‖_F.
 
-Larger maps are searched by Lanczos with as many vectors as memory holds: estimates, of which
-nothing is proved (`rest` is infinite).
+Larger maps are searched by Lanczos: estimates, of which nothing is proved (`rest` is infinite).
+Of a large matrix M − U diag(s) Vᵀ itself is E, whose norm is proved, if it is small beside s.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.linear import LinearMap
+from onnxlip.linear import LinearMap, Matrix
+from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import UNDERFLOW, euclid
-from onnxlip.norms.workspace import Workspace
+from onnxlip.norms.workspace import Workspace, coefficient_error
 from onnxlip.operators import NonFiniteError
 from onnxlip.rounding import add_up, gamma, mul_up, sqrt_up
 
@@ -33,6 +34,9 @@ Floats = npt.NDArray[np.float64]
 _OPERATIONS = 3e10  # of a singular value decomposition, at most
 _MORE = 30  # Lanczos steps beyond two for each vector
 _RANGE = 1e15  # norms within [1/_RANGE, _RANGE]: no product overflows, in float32 neither
+_VECTORS = 50  # of a large map, unless told how many
+_DENSE = 4096  # lesser side of a matrix up to which what is left of it gets a norm, …
+_SMALL = 0.1  # … if that is at most so much of the whole
 _TOGETHER = 8  # vectors that go through a large map together
 
 
@@ -73,7 +77,8 @@ def factors(a: LinearMap, vectors: int | None, work: Workspace) -> Factors:
         raise NonFiniteError(f"no singular vectors of a map whose norm is about {cap:.0e}")
     written = _written(a, work) if is_affordable(a, work) else None
     if written is None:
-        return _searched(a, vectors or 50, work)
+        found = _searched(a, vectors or _VECTORS, work)
+        return _deflated(a, found) if _is_plain(a) else found
     matrix, error = written
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)
     kept = len(s) if vectors is None else min(vectors, len(s))
@@ -90,6 +95,25 @@ def factors(a: LinearMap, vectors: int | None, work: Workspace) -> Factors:
     )
 
 
+def _is_plain(a: LinearMap) -> bool:
+    return (
+        isinstance(a, Matrix) and a.rows == a.blocks.shape[1] and min(a.rows, a.columns) <= _DENSE
+    )
+
+
+def _deflated(a: LinearMap, found: Factors) -> Factors:
+    """With a proof of what is left, where that is worth its price."""
+    assert isinstance(a, Matrix)
+    if not len(found.values) or found.values[-1] > _SMALL * found.values[0]:
+        return found  # and what is left is no smaller than what was kept last
+    residual, rounding = _difference(
+        a.blocks[0].astype(np.float64), found.left, found.values, found.right.T
+    )
+    slip = add_up(dense_norm(residual[None]).upper, rounding, coefficient_error(a))
+    growth = max(_growth(found.left), _growth(found.right))
+    return replace(found, rest=0.0, slip=slip, growth=growth)
+
+
 def _written(a: LinearMap, work: Workspace) -> tuple[Floats, float] | None:
     """The matrix and ‖A − matrix‖₂ ≤ error; None where numbers leave a comfortable range."""
     found = work.written(a)
@@ -97,14 +121,16 @@ def _written(a: LinearMap, work: Workspace) -> tuple[Floats, float] | None:
 
 
 def _residual(matrix: Floats, u: Floats, s: Floats, vt: Floats) -> float:
-    difference = matrix - (u * s) @ vt
+    difference, rounding = _difference(matrix, u, s, vt)
+    return add_up(euclid(difference).upper, rounding)
+
+
+def _difference(matrix: Floats, u: Floats, s: Floats, vt: Floats) -> tuple[Floats, float]:
+    """(matrix − u diag(s) vt, its rounding errors)."""
     root = np.sqrt(s)
     sizes = mul_up(euclid(u * root).upper, euclid(vt * root[:, None]).upper)
-    return add_up(
-        euclid(difference).upper,
-        mul_up(gamma(len(s) + 4), add_up(sizes, euclid(matrix).upper)),
-        UNDERFLOW,
-    )
+    rounding = mul_up(gamma(len(s) + 4), add_up(sizes, euclid(matrix).upper))
+    return matrix - (u * s) @ vt, add_up(rounding, UNDERFLOW)
 
 
 def _growth(q: Floats) -> float:

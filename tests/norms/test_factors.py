@@ -70,6 +70,23 @@ def test_searched_factors_are_near_the_true_ones(
     assert np.allclose(matrix @ found.right, found.left * found.values, atol=5e-3)
 
 
+def test_what_large_matrices_leave_is_proved(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setattr(module, "_OPERATIONS", 0.0)
+    u = np.linalg.qr(rng.standard_normal((60, 40)))[0]
+    v = np.linalg.qr(rng.standard_normal((40, 40)))[0]
+    dense = ((u * np.arange(1, 41) ** -2.0) @ v).astype(np.float32)
+    for matrix in (dense, dense.T):
+        found = factors(Matrix(matrix[None]), 5, _work())
+        rest = matrix - (found.left * found.values) @ found.right.T
+        assert found.rest == 0
+        assert np.linalg.norm(rest, 2) <= found.slip <= 1.001 * np.linalg.norm(rest, 2)
+        assert np.linalg.norm(found.left, 2) <= found.growth <= 1 + 1e-6
+    flat = factors(Matrix(rng.standard_normal((1, 50, 40))), 5, _work())
+    assert not flat.proved
+
+
 def test_convolutions_and_products_are_operators(rng: np.random.Generator) -> None:
     conv = random_convolution(rng, 2, 4)
     dense = dense_convolution(conv)
