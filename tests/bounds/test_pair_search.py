@@ -147,6 +147,25 @@ def test_estimate_does_not_depend_on_how_the_pair_is_written(
         assert estimate(same).value == pytest.approx(value, rel=tolerance)
 
 
+@pytest.mark.parametrize("scale", [2.0**-400, 2.0**-40, 2.0**40, 2.0**400])
+def test_any_scale(scale: float) -> None:
+    pair = random_pair("mixed", (6, 7, 5), 5)
+    scaled = replace(pair, outer=pair.outer * scale)
+    for found in (estimate(scaled, starts=4), sign_power(scaled, pair.beta)):
+        assert found.value == pytest.approx(norm(scaled, found.d), rel=1e-12)
+    assert estimate(scaled).value == pytest.approx(scale * estimate(pair).value, rel=1e-12)
+
+
+def test_polish_and_settling_raise_what_sign_power_has_found() -> None:
+    pair = random_pair("relu", (60, 70, 55), 3)
+    clock = search._Clock(None)
+    place = search._ascended(Place.at(reduced(pair), pair.beta), clock)
+    settled = search._settled(place, clock)
+    assert settled.value > place.value * (1 + 1e-4)
+    assert search._polished_best([place], 1, clock).value > place.value * (1 + 1e-4)
+    assert not np.any(growth(settled, leading(settled.matrix, 60)) > 1e-6 * settled.value**2)
+
+
 def test_estimate_is_deterministic_in_the_seed() -> None:
     pair = random_pair("relu", (60, 64, 56), 6)
     found = [estimate(pair, seed=s, starts=4) for s in (1, 1, 2)]
