@@ -14,7 +14,7 @@ from onnxlip.bounds.lower.sampling import starts
 
 __all__ = ["ascent"]
 
-_CLIMBERS = 64
+_CLIMBERS = 16
 _STEPS = 100
 _LEAST_STEPS = 12
 _COST = 4  # of a smoothed Jacobian, in points: values, slopes and products

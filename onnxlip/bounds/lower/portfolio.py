@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,12 @@ SEARCHES: Mapping[str, Search] = {
 }
 METHODS = ("data", *SEARCHES)
 
-_DEFAULT = ("random", "grid", "ascent", "evolution")
-_SHARES = {"random": 0.1, "grid": 0.2, "ascent": 0.6}  # of what is left
+_DEFAULT: tuple[str, ...] = ("random", "grid", "ascent", "evolution")
+_SHARES = {"random": 0.1, "grid": 0.2, "ascent": 0.75}  # of what is left
 _CANDIDATES = 12  # points whose quotients are computed in float64
 _POLISH = 30  # power iterations there
+_EVALUATIONS = 20_000
+_KEPT = 256
 _QUICK = 1500  # points
 _WORK = 3e9  # multiplications
 _LARGE = 1 << 20
@@ -54,7 +57,7 @@ def lower_bound(
     subject: Subject,
     *,
     data: Any = None,
-    evaluations: int = 20_000,
+    evaluations: int = _EVALUATIONS,
     seconds: float | None = None,
     methods: Sequence[str] = _DEFAULT,
     seed: int | None = None,
@@ -71,6 +74,32 @@ def lower_bound(
     After Virmaux & Scaman 2018 (data, grid, annealing) and theory.md, section 5. Raises UsageError
     (bad rows, unknown method), ModelError (no runtime runs the network).
     """
+    limits = _Limits(evaluations, math.inf if seconds is None else seconds)
+    return _found(subject, data, limits, methods, seed, progress)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Points, seconds and multiplications: what the search may cost."""
+
+    evaluations: int
+    seconds: float = math.inf
+    work: float = math.inf
+
+    def points(self, problem: Problem) -> int:
+        """How many points that makes."""
+        by_work = max(_LEAST, self.work / max(problem.work, 1.0))
+        return int(min(self.evaluations, by_work))
+
+
+def _found(
+    subject: Subject,
+    data: Any,
+    limits: _Limits,
+    methods: Sequence[str],
+    seed: int | None,
+    progress: Progress | None,
+) -> Attained:
     start = time.perf_counter()
     for name in methods:
         if name not in METHODS:
@@ -83,28 +112,22 @@ def lower_bound(
         zeros = np.zeros(n)
         return Attained(0.0, zeros, zeros, "nothing moves", 0.0, subject.norm, subject.model.sha256)
     quotients, problem = Quotients(subject), Problem(subject)
-    if seconds == _QUICK_SECONDS:
-        evaluations = int(np.clip(_WORK / problem.work, _LEAST, evaluations))
-    until = math.inf if seconds is None else start + seconds
-    searches = [name for name in methods if name != "data"]
-    searches = ["data", *searches] if rows is not None else searches
+    until = start + limits.seconds
+    budget = Budget(limits.points(problem), start + (1 - _FINAL) * limits.seconds)
     rng = np.random.default_rng(subject.seed if seed is None else seed)
-    budget = Budget(evaluations, until if seconds is None else until - seconds * _FINAL)
+    searches = [name for name in methods if name != "data"]
     origin: dict[str, Points] = {}
-    pool = Points.none(n)
+    if rows is not None:
+        origin["data"] = looked_at(problem, rows, Budget(len(rows), budget.until))
     for k, name in enumerate(searches):
         if progress is not None:
             progress(k, len(searches), name)
         share = _SHARES.get(name, 1.0) if k + 1 < len(searches) else 1.0
-        if name == "data":
-            assert rows is not None
-            origin[name] = looked_at(problem, rows, Budget(len(rows), budget.until))
-        else:
-            part = budget.part(share)
-            planned = part.evaluations
-            origin[name] = SEARCHES[name](problem, pool, part, rng)
-            budget.spend(planned - part.evaluations)
-        pool = pool.with_more(origin[name]).best(256)
+        part = budget.part(share)
+        planned = part.evaluations
+        origin[name] = SEARCHES[name](problem, _together(origin, n), part, rng)
+        budget.spend(planned - part.evaluations)
+    pool = _together(origin, n)
     if not len(pool):
         pool = problem.steepness(starts(n, 1, rng, 0, 0))
     value, x, y = _evaluated(problem, quotients, pool, until)
@@ -113,6 +136,14 @@ def lower_bound(
         method += f", {quotients.accuracy}"
     took = time.perf_counter() - start
     return Attained(value, x, y, method, took, subject.norm, subject.model.sha256)
+
+
+def _together(origin: Mapping[str, Points], n: int) -> Points:
+    """The best of all points so far."""
+    pool = Points.none(n)
+    for found in origin.values():
+        pool = pool.with_more(found)
+    return pool.best(_KEPT)
 
 
 def by_choice(
@@ -126,16 +157,15 @@ def by_choice(
     """
     if choice == "none":
         return None, ""
-    options: dict[str, Any] = {"data": data, "progress": progress}
+    limits, methods = _Limits(_EVALUATIONS), _DEFAULT
     if choice == "quick":
-        size = _size(subject)
-        if size > _LARGE:
+        if _size(subject) > _LARGE:
             return None, _TOO_LARGE
-        options |= {"evaluations": _QUICK, "seconds": _QUICK_SECONDS}
+        limits = _Limits(_QUICK, _QUICK_SECONDS, _WORK)
     elif choice != "portfolio":
-        options["methods"] = (choice,)
+        methods = (choice,)
     try:
-        return lower_bound(subject, **options), ""
+        return _found(subject, data, limits, methods, None, progress), ""
     except UsageError:
         raise
     except Exception as error:  # a runtime may fail in any way; the upper bound stands
