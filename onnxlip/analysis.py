@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "Progress", "analyze"]
 
+SEARCHES = ("auto", "none", "sign-power", "greedy", "exact")  # of SeqLip
 _LARGE = 1 << 16  # entries of a block's constants from which on its memory matters
 _MEMORY = 1 << 27  # bytes for norms, at least, if the user does not say
 
@@ -230,6 +231,8 @@ class Analysis:
 
     def _sequential(self, norms: tuple[BlockNorm, ...], progress: Progress | None) -> SeqLip | None:
         """SeqLip of the network's chains, for the 2-norm, if it is wanted and there is time."""
+        if self.sequential not in SEARCHES:
+            raise UsageError(f"unknown seqlip '{self.sequential}': use {', '.join(SEARCHES)}")
         if self.sequential == "none" or self.norm != 2:
             return None
         if self.timeout is not None and self.sequential == "auto":

@@ -46,6 +46,47 @@ def test_json_follows_the_published_schema(path, capsys):
     assert Report.from_json(out).to_dict() == data
 
 
+CHAIN = "net (float[1,4] x) => (float[1,3] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }"
+
+
+@pytest.fixture
+def chain(make_model, tmp_path) -> Path:
+    rng = np.random.default_rng(1)
+    weights = {"w": rng.standard_normal((4, 6)), "v": rng.standard_normal((6, 3))}
+    file = tmp_path / "chain.onnx"
+    file.write_bytes(make_model(CHAIN, **weights).SerializeToString())
+    return file
+
+
+@pytest.mark.parametrize("search", ["auto", "sign-power", "greedy", "exact"])
+def test_seqlip_tells_its_three_figures_apart(chain, capsys, search):
+    code, out, _ = run(capsys, chain, "--seqlip", search, "--json", "--lower", "none")
+    data = json.loads(out)
+    Draft202012Validator(json_schema()).validate(data)
+    assert code == 0
+    methods = data["methods"]
+    assert methods["seqlip, estimate"]["kind"] == "estimate"
+    assert methods["seqlip"]["kind"] == methods["autolip"]["kind"] == "certified"
+    values = [methods[k]["value"] for k in ("autolip", "seqlip", "seqlip, estimate")]
+    assert values == sorted(values, reverse=True)
+    assert data["upper"] == {"value": values[1], "method": "seqlip", "kind": "certified"}
+    assert Report.from_json(out).to_dict() == data
+    _, text, _ = run(capsys, chain, "--seqlip", search, "-v")
+    for part in ("SeqLip, pair by pair", "estimate", "(no bound)", "upper bound", "vectors"):
+        assert part in text
+
+
+def test_seqlip_of_a_network_without_a_chain(path, chain, capsys):
+    code, out, _ = run(capsys, path, "--seqlip", "exact")
+    assert code == 0
+    assert "note: SeqLip: there is no chain" in out
+    for words in (["--seqlip", "none"], ["--norm", "inf"]):
+        code, out, _ = run(capsys, chain, *words)
+        assert code == 0
+        assert "pair by pair" not in out
+    assert run(capsys, chain, "--vectors", "0")[0] == 2
+
+
 def test_the_schema_is_one(capsys):
     Draft202012Validator.check_schema(json_schema())
 
