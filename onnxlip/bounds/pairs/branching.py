@@ -19,25 +19,24 @@ split: once the dual's bound is above that and the gap is a small part of what i
 from __future__ import annotations
 
 import heapq
-import math
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.bounds.pairs.certified import best_proof, clock, fixed_norm
+from onnxlip.bounds.pairs.certified import SEMIDEFINITE, best_proof, certified, fixed_norm
 from onnxlip.bounds.pairs.interior import Optimum, minimised
 from onnxlip.bounds.pairs.problem import Floats, Pair
 from onnxlip.bounds.pairs.relaxation import Relaxation, closed_form, relaxation
 from onnxlip.bounds.pairs.scaling import Places, balanced
+from onnxlip.bounds.pairs.search import estimate, sign_power
 from onnxlip.norms.enclosure import Enclosure
 
 __all__ = ["Bracketed", "branch_and_bound"]
 
 Ends = npt.NDArray[np.bool_]
 
-_STARTS = 12  # random starts of the first search
-_CLIMB = 60  # rounds of sign power at most
 _SHARE = 0.25  # a node's gap may be this part of what it lacks
 
 
@@ -79,13 +78,12 @@ def branch_and_bound(
     some 60 neurons. Without `seconds` the result is the same on every run. Raises ValueError where
     the pair is not finite.
     """
-    late = clock(seconds)
     scaled = balanced(pair)
     if not scaled.kept.size:
         return Bracketed(0.0, 0.0, pair.alpha.copy(), 0)
-    search = _Search(scaled.pair, tolerance)
+    search = _Search(scaled.pair, tolerance, seconds)
     search.begin()
-    while search.open and not late() and (nodes is None or search.nodes < nodes):
+    while search.open and not search.late() and (nodes is None or search.nodes < nodes):
         search.split()
     d = pair.alpha.copy()
     d[scaled.kept] = np.where(search.at_beta, pair.beta[scaled.kept], pair.alpha[scaled.kept])
@@ -97,13 +95,22 @@ def branch_and_bound(
 class _Search:
     """best: the enclosed norm at the best vertex; closed: the largest bound of the pruned."""
 
-    def __init__(self, pair: Pair, tolerance: float) -> None:
+    def __init__(self, pair: Pair, tolerance: float, seconds: float | None) -> None:
         self.pair, self.tolerance = pair, tolerance
-        self.best = Enclosure(0.0, math.inf)
+        self.end = None if seconds is None else time.monotonic() + seconds
+        self.best = Enclosure(0.0, float("inf"))
         self.at_beta = np.zeros(pair.size, bool)
         self.seen: set[bytes] = set()
         self.leaves: list[_Leaf] = []
         self.closed, self.nodes = 0.0, 0
+
+    @property
+    def left(self) -> float | None:
+        """The seconds that are left."""
+        return None if self.end is None else max(0.0, self.end - time.monotonic())
+
+    def late(self) -> bool:
+        return self.left == 0.0
 
     @property
     def open(self) -> bool:
@@ -118,11 +125,15 @@ class _Search:
         return max(self.closed, max((leaf.upper for leaf in self.leaves), default=0.0))
 
     def begin(self) -> None:
-        rng = np.random.default_rng(self.pair.size)
-        self.climb(np.ones(self.pair.size, bool))
-        for _ in range(_STARTS):
-            self.climb(rng.random(self.pair.size) < 0.5)
-        self.bound(self.pair.alpha, self.pair.beta, math.inf, None)
+        """The whole box: half of the time is for the search, and half of the rest for a bound."""
+        pair, left = self.pair, self.left
+        self.offer(estimate(pair, seconds=None if left is None else left / 2).d)
+        left = self.left
+        whole = certified(
+            pair, tolerance=self.tolerance, seconds=None if left is None else left / 2
+        )
+        known = None if whole.weights is None else whole.weights**2
+        self.bound(pair.alpha, pair.beta, whole.upper, known)
 
     def split(self) -> None:
         leaf = heapq.heappop(self.leaves)
@@ -147,7 +158,8 @@ class _Search:
         known = None if multipliers is None else multipliers[places]
         found = self._relaxed(problem, known)
         if found is None:  # no bound of its own: its parent's, and a plain choice
-            split, all_multipliers = int(places[0]), multipliers
+            worth = np.linalg.norm(problem.outer, axis=0) * np.linalg.norm(problem.inner, axis=1)
+            split, all_multipliers = int(places[np.argmax(worth)]), multipliers
         else:
             above = min(above, best_proof(node, found.multipliers, problem.free)[0])
             part, full, mixed = found.moments
@@ -169,36 +181,39 @@ class _Search:
 
     def _relaxed(self, problem: Relaxation, known: Floats | None) -> Optimum | None:
         """The node's multipliers: from its parent's, or closed forms."""
+        if sum(problem.inner.shape) > SEMIDEFINITE or self.late():
+            return None
         target = self.enough**2 * (1.0 - 1e-9)
 
         def enough(rho: float, lower: float) -> bool:
             return rho <= target or rho - lower <= _SHARE * (lower - target)
 
         if known is not None:
-            found = minimised(problem, known, self.tolerance, enough=enough)
+            found = minimised(problem, known, self.tolerance, enough=enough, late=self.late)
             if found is not None:
                 return found
         start = closed_form(problem)
         if start is None:
             return None
-        return minimised(problem, start.multipliers, self.tolerance, enough=enough)
+        best = start.multipliers
+        return minimised(problem, best, self.tolerance, enough=enough, late=self.late)
 
     def climb(self, at_beta: Ends) -> None:
-        """Sign power; the best vertex on the way is kept."""
-        pair = self.pair
-        value = 0.0
-        for _ in range(_CLIMB):
-            key = np.packbits(at_beta).tobytes()
-            if key in self.seen:
-                return
+        """Sign power from a vertex not yet seen."""
+        key = np.packbits(at_beta).tobytes()
+        if key not in self.seen and not self.late():
             self.seen.add(key)
-            d = np.where(at_beta, pair.beta, pair.alpha)
-            u, s, v = np.linalg.svd(pair.at(d), full_matrices=False)
-            if s[0] > self.best.lower:
-                fixed = fixed_norm(Pair(pair.outer, pair.inner, d, d))
-                if fixed.lower > self.best.lower:
-                    self.best, self.at_beta = fixed, at_beta
-            if s[0] <= value:
-                return
-            value = s[0]
-            at_beta = np.asarray((u[:, 0] @ pair.outer) * (pair.inner @ v[0]) > 0)
+            start = np.where(at_beta, self.pair.beta, self.pair.alpha)
+            self.offer(sign_power(self.pair, start).d)
+
+    def offer(self, d: Floats) -> None:
+        """Keeps a vertex if it is the best one yet."""
+        at_beta: Ends = np.asarray(d == self.pair.beta)
+        key = np.packbits(at_beta).tobytes() + b"end"
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        vertex = np.where(at_beta, self.pair.beta, self.pair.alpha)
+        fixed = fixed_norm(Pair(self.pair.outer, self.pair.inner, vertex, vertex))
+        if fixed.lower > self.best.lower:
+            self.best, self.at_beta = fixed, at_beta

@@ -31,9 +31,9 @@ from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.enclosure import Enclosure, euclid
 from onnxlip.rounding import add_up, gamma, mul_up
 
-__all__ = ["Certified", "best_proof", "certified", "clock", "fixed_norm"]
+__all__ = ["SEMIDEFINITE", "Certified", "best_proof", "certified", "fixed_norm"]
 
-_SEMIDEFINITE = 2200  # m + q up to which `interior` is used, and beyond it `descent`
+SEMIDEFINITE = 2200  # m + q up to which `interior` is used, and beyond it `descent`
 _NUDGES = (1.0, 1.0 + 1e-9, 1.0 + 1e-6, 1.0 + 1e-3)  # multipliers a little larger prove more easily
 
 
@@ -54,7 +54,7 @@ def certified(pair: Pair, *, tolerance: float = 1e-4, seconds: float | None = No
     searching for better ones; without it the result is the same on every run. Finite, unless the
     product of norms itself is beyond float64. Raises ValueError where the pair is not finite.
     """
-    late = clock(seconds)
+    late = _clock(seconds)
     scaled = balanced(pair)
     if not scaled.kept.size:
         return Certified(0.0, "zero")
@@ -80,7 +80,7 @@ def certified(pair: Pair, *, tolerance: float = 1e-4, seconds: float | None = No
 def _improved(
     problem: Relaxation, start: Candidate, tolerance: float, late: Callable[[], bool]
 ) -> Floats | None:
-    if sum(problem.inner.shape) > _SEMIDEFINITE:
+    if sum(problem.inner.shape) > SEMIDEFINITE:
         return descended(problem, start, tolerance, late).multipliers
     best = minimised(problem, start.multipliers, tolerance, late=late)
     return None if best is None else best.multipliers
@@ -108,7 +108,7 @@ def _least(found: list[Certified]) -> Certified:
     return min(found, key=lambda c: c.upper)
 
 
-def clock(seconds: float | None) -> Callable[[], bool]:
+def _clock(seconds: float | None) -> Callable[[], bool]:
     """Whether the time is over."""
     if seconds is None:
         return lambda: False
