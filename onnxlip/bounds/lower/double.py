@@ -122,10 +122,10 @@ class Nodes:
         single = _attempt(lambda: by_onnxruntime(self._part, node, given, np.float32), given)
         for build in (by_onnxruntime, self._rules.elementwise, by_reference, self._rules.affine):
             made = functools.partial(build, self._part, node, given, np.float64)
-            start = time.thread_time()
             run = _attempt(made, given)
-            slow = build is by_reference and time.thread_time() - start > _SLOW
-            if run is None or (slow and self._rules.is_affine(node)):
+            if run is None:
+                continue
+            if build is by_reference and self._rules.is_affine(node) and _is_slow(run, given):
                 continue
             if _is_smooth(run, given) and (single is None or _agree(run, single, given)):
                 self._note(getattr(run, "accuracy", EXACT))
@@ -174,6 +174,12 @@ def _attempt(make: Callable[[], Run], given: Mapping[str, Array]) -> Run | None:
     except Exception:  # whatever a runtime fails with, the next one is asked
         return None
     return run
+
+
+def _is_slow(run: Run, given: Mapping[str, Array]) -> bool:
+    start = time.thread_time()
+    run(given)
+    return time.thread_time() - start > _SLOW
 
 
 def _agree(run: Run, single: Run, given: Mapping[str, Array]) -> bool:
