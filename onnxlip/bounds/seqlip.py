@@ -16,6 +16,7 @@ chain's end; everything else of the network stays as it is there.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,14 +45,13 @@ __all__ = ["ChainBound", "PairBound", "SeqLip", "SeqLipEffort", "seqlip"]
 
 Progress = Callable[[int, int, str], None]
 
-_QUICK_VECTORS, _QUICK_SIZE = 160, 1024  # pairs so small are looked at by default
 _EXACT = 256  # slopes of a pair up to which branch and bound is tried
-_QUICK_WORK = 2e9  # operations of all decompositions together, then
+_QUICK = 1e8  # what `_Walk.cost` may come to in all where nobody asked: some seconds
 
 
 @dataclass(frozen=True)
 class SeqLipEffort:
-    """search: "auto" (small chains only), "sign-power", "greedy" (the authors' method) or "exact"
+    """search: "auto" (small chains only, a few seconds in all), "sign-power", "greedy" (the authors' method) or "exact"
     (branch and bound; brute force where it is small). vectors: singular vectors kept of each layer,
     None: all of small maps and 50 of others. certify: also the certified values. seconds: that each
     pair's search may take, and its proof as well; results are the same on every run unless that
@@ -121,11 +121,11 @@ def seqlip(
     work: a fresh one; its seed and memory are used.
     """
     found = chains(network)
-    budget = _Budget(_QUICK_WORK)
+    budget = _Budget(_QUICK)
     bounds: list[tuple[Chain, ChainBound]] = []
     for k, chain in enumerate(found):
         walk = _Walk(network, norms, work, effort, chain)
-        if effort.search != "auto" or walk.is_quick(budget):
+        if effort.search != "auto" or budget.takes(walk.cost()):
             # What leaves the range of numbers keeps the product of its norms.
             with one_blas_thread(), np.errstate(all="ignore"), suppress(NonFiniteError):
                 bounds.append((chain, walk.run()))
@@ -143,7 +143,10 @@ def seqlip(
 def _notes(bounds: tuple[ChainBound, ...], effort: SeqLipEffort, left: int) -> tuple[str, ...]:
     """What was asked for and not done."""
     if effort.search == "auto":
-        return ()
+        more = (
+            f"SeqLip: {left} larger chains are left as in AutoLip; --seqlip sign-power takes them"
+        )
+        return (more,) if left else ()
     told = []
     if not bounds and not left:
         told.append("SeqLip: there is no chain of two layers or more, so it is AutoLip")
@@ -163,14 +166,14 @@ def _place(chain: Chain) -> tuple[int, int]:
 
 
 class _Budget:
-    """Operations that are left for what is done without being asked for."""
+    """What is left for chains that nobody asked for."""
 
-    def __init__(self, operations: float) -> None:
-        self.left = operations
+    def __init__(self, cost: float) -> None:
+        self.left = cost
 
-    def takes(self, operations: float) -> bool:
-        fits = operations <= self.left
-        self.left -= operations if fits else 0.0
+    def takes(self, cost: float) -> bool:
+        fits = cost <= self.left
+        self.left -= cost if fits else 0.0
         return fits
 
 
@@ -188,15 +191,14 @@ class _Walk:
         self._network, self._norms, self._work = network, norms, work
         self._effort, self._chain = effort, chain
 
-    def is_quick(self, budget: _Budget) -> bool:
-        """Whether all of it is small, and fits into what is left."""
+    def cost(self) -> float:
+        """Roughly how long it takes: slopes by the square of the sides, and their cube."""
         shapes = [self._block(leg).shapes[leg.position] for leg in self._chain.legs]
-        widths = [rows for rows, _ in shapes[:-1]]
-        ranks = [min(shape) for shape in shapes]
-        small = max(widths) <= _QUICK_SIZE and max(ranks) <= _QUICK_VECTORS
-        cost = sum(float(min(shape)) ** 2 * max(shape) for shape in shapes)
-        cost += sum(float(n) ** 3 for n in widths)
-        return small and budget.takes(cost)
+        sides = [float(min(shape)) for shape in shapes]
+        widths = [float(rows) for rows, _ in shapes[:-1]]
+        pairs = zip(widths, itertools.pairwise(sides), strict=True)
+        total = sum(n * max(side) ** 2 + 0.1 * n**3 for n, side in pairs)
+        return total + sum(min(shape) ** 2 * max(shape) for shape in shapes) / 20
 
     def run(self) -> ChainBound:
         legs, gates = self._chain.legs, self._chain.gates
