@@ -11,6 +11,7 @@ import pytest
 
 from onnxlip.bounds.pairs import proof
 from onnxlip.bounds.pairs.certified import Certified, certified
+from onnxlip.bounds.pairs.descent import descended
 from onnxlip.bounds.pairs.interior import minimised
 from onnxlip.bounds.pairs.problem import Pair
 from onnxlip.bounds.pairs.relaxation import closed_form, relaxation, value_at
@@ -387,3 +388,18 @@ def test_a_wrong_guess_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     right = proof._guess
     monkeypatch.setattr(proof, "_guess", lambda parts: 0.8 * (right(parts) or 0.0))
     assert not _broken()
+
+
+def test_first_order_comes_close_to_the_optimum(rng: np.random.Generator) -> None:
+    """What large pairs get, on one that is small enough for both."""
+    for low in (0.0, -1.0):
+        pair = Pair(*rng.standard_normal((2, 40, 40)), np.full(40, low), np.ones(40))
+        problem = relaxation(balanced(pair).pair)
+        start = closed_form(problem)
+        assert start is not None
+        best = minimised(problem, start.multipliers, 1e-6)
+        assert best is not None
+        found = descended(problem, start, 2e-4)
+        assert best.lower <= found.rho <= best.rho * 1.003 < start.rho
+        assert value_at(problem, found.multipliers) == pytest.approx(found.rho, rel=1e-9)
+        assert descended(problem, start, 2e-4, lambda: True) is start

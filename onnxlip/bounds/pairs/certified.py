@@ -33,7 +33,8 @@ from onnxlip.rounding import add_up, gamma, mul_up
 
 __all__ = ["SEMIDEFINITE", "Certified", "best_proof", "certified", "fixed_norm"]
 
-SEMIDEFINITE = 2200  # m + q up to which `interior` is used, and beyond it `descent`
+SEMIDEFINITE = 2200  # m + q up to which `interior` is used, and beyond it `descent`,
+_HURRIED = 800  # whose every step is better than the one before: so too where time is limited
 _NUDGES = (1.0, 1.0 + 1e-9, 1.0 + 1e-6, 1.0 + 1e-3)  # multipliers a little larger prove more easily
 
 
@@ -71,16 +72,17 @@ def certified(pair: Pair, *, tolerance: float = 1e-4, seconds: float | None = No
     start = None if late() else closed_form(problem, late)
     if start is not None:
         found.append(_proof(scaled, problem, start.multipliers, "closed form"))
-        better = None if late() else _improved(problem, start, 2 * tolerance, late)
+        limit = SEMIDEFINITE if seconds is None else _HURRIED
+        better = None if late() else _improved(problem, start, 2 * tolerance, late, limit)
         if better is not None:
             found.append(_proof(scaled, problem, better, "semidefinite"))
     return _least(found)
 
 
 def _improved(
-    problem: Relaxation, start: Candidate, tolerance: float, late: Callable[[], bool]
+    problem: Relaxation, start: Candidate, tolerance: float, late: Callable[[], bool], limit: int
 ) -> Floats | None:
-    if sum(problem.inner.shape) > SEMIDEFINITE:
+    if sum(problem.inner.shape) > limit:
         return descended(problem, start, tolerance, late).multipliers
     best = minimised(problem, start.multipliers, tolerance, late=late)
     return None if best is None else best.multipliers
