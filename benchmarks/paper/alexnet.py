@@ -20,6 +20,7 @@ __all__ = ["job", "measure", "part"]
 
 _KINDS = ("power-law", "random")
 _VECTORS = (50, 200)
+_TIMEOUT = 1800.0  # seconds for one of them
 
 
 def measure(options: Any) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def measure(options: Any) -> dict[str, Any]:
             path = child.run("build", kind=kind, seed=0, cache=str(options.cache))["path"]
             options.tell(f"alexnet: {kind} weights, {vectors} vectors")
             try:
-                found = child.run("alexnet", model=path, vectors=vectors)
+                found = child.run("alexnet", timeout=_TIMEOUT, model=path, vectors=vectors)
             except child.JobError as error:
                 found = {"failed": str(error)}
             runs.append({"kind": kind, "vectors": vectors, **found})
