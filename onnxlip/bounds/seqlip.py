@@ -51,8 +51,8 @@ _QUICK = 1e8  # what `_Walk.cost` may come to in all where nobody asked: some se
 
 @dataclass(frozen=True)
 class SeqLipEffort:
-    """search: "auto" (small chains only, a few seconds in all), "sign-power", "greedy" (the authors' method) or "exact"
-    (branch and bound; brute force where it is small). vectors: singular vectors kept of each layer,
+    """search: "auto" (small chains only, a few seconds in all), "sign-power", "greedy" (the
+    authors' method) or "exact" (branch and bound). vectors: singular vectors kept of each layer,
     None: all of small maps and 50 of others. certify: also the certified values. seconds: that each
     pair's search may take, and its proof as well; results are the same on every run unless that
     ends one of them, and never ended so where `search` is "auto".
