@@ -45,6 +45,7 @@ _EVALUATIONS = 20_000
 _KEPT = 256
 _QUICK = 1500  # points
 _WORK = 3e9  # multiplications
+_LONG_WORK = 3e11  # likewise for the others: a minute or two
 _LARGE = 1 << 20
 _QUICK_SECONDS = 1.5
 _LEAST = 8
@@ -157,7 +158,7 @@ def by_choice(
     """
     if choice == "none":
         return None, ""
-    limits, methods = _Limits(_EVALUATIONS), _DEFAULT
+    limits, methods = _Limits(_EVALUATIONS, work=_LONG_WORK), _DEFAULT
     if choice == "quick":
         if _size(subject) > _LARGE:
             return None, _TOO_LARGE
