@@ -131,12 +131,15 @@ Each pair's estimate over its AutoLip value, by weights and vectors:
 
 {pairs}
 
-**What differs.** Weights: absolute values say nothing, and the factor that SeqLip takes off depends
-on how fast singular values fall; trained weights lie between our two kinds. The paper's own AutoLip
-cannot be right for torchvision's weights: the product of their eight spectral norms is {product},
-{over} times the published 3.62e7, and each of the three overlapping max-pools multiplies it by 2,
-to {pooled}. The power method's steps end below a norm, and pools counted as 1 leave out a factor of
-8; so neither published figure is to be taken as sound, and the gain of {gain} between them is all
-that compares. All of SeqLip here is an estimate, twice from below: a search for a maximum, and of
-the leading singular vectors only. What is certified for such a network is AutoLip.
+**What differs.** The weights: absolute values say nothing, and what SeqLip takes off depends on how
+singular vectors of neighbours lie to each other. In seeded weights they are independent, so that a
+pair of dense layers comes to about 1/π; in trained ones they are aligned, and the paper's whole
+factor over seven pairs is {gain}. Pools: each of the three overlapping max-pools doubles AutoLip
+here (a factor of 8, which the paper leaves out), and a pair with a pool searches the picks too,
+which can seldom use the overlap. The paper's own AutoLip cannot be right for torchvision's weights:
+the product of their eight spectral norms is {product}, {over} times the published 3.62e7, and with
+the pools {pooled}; so neither published figure is to be taken as sound. All of SeqLip here is an
+estimate, and twice from below: a search for a maximum, over the leading singular vectors only,
+which matters most for random weights, whose singular values hardly fall; more vectors raise it.
+What is certified for such a network is AutoLip.
 """
