@@ -13,6 +13,7 @@ from onnxlip.bounds.autolip import network_bound
 from onnxlip.bounds.chains import chains
 from onnxlip.bounds.gates import choice, gate_gain
 from onnxlip.bounds.seqlip import SeqLip, SeqLipEffort, seqlip
+from onnxlip.network import SlopeBlock
 from onnxlip.norms.workspace import Workspace
 
 Floats = np.ndarray
@@ -49,8 +50,7 @@ def random_chain(make_model: Any, seed: int) -> tuple[Any, list[Floats], str]:
     rng = np.random.default_rng(seed)
     widths = [int(n) for n in rng.integers(1, 9, int(rng.integers(3, 6)))]
     weights = [
-        rng.standard_normal((a, b)).astype(np.float32)
-        for a, b in itertools.pairwise(widths)
+        rng.standard_normal((a, b)).astype(np.float32) for a, b in itertools.pairwise(widths)
     ]
     act = ACTS[seed % len(ACTS)]
     return dense(make_model, widths, act, weights), weights, act
@@ -180,3 +180,62 @@ def test_weights_beyond_float32_squares_keep_autolip(make_model: Any) -> None:
     auto, found = run(dense(make_model, [3, 3, 3], "Relu", [big, big / np.float32(1e18)]))
     assert found.certified == auto
     assert found.left == 1
+
+
+BEHIND = """n (float[1,4] x) => (float[1,3] y) {
+    p = MatMul(x, w0) q = Tanh(p) r = Add(q, x)
+    a = MatMul(r, w1) b = Relu(a) c = MatMul(b, w2) d = Relu(c) s = Add(d, r)
+    e = MatMul(s, w3) f = Relu(e) y = MatMul(f, w4) }"""
+
+
+@pytest.mark.parametrize("size", [4.0, 0.25])
+def test_a_chain_builds_on_what_is_before_it(
+    make_model: Any, size: float, rng: np.random.Generator
+) -> None:
+    """Its gain is relative to its source, whose own bound is not 1."""
+    shapes = [(4, 4), (4, 6), (6, 4), (4, 5), (5, 3)]
+    ws = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+    ws[0] *= np.float32(size)
+    auto, found = run(make_model(BEHIND, **{f"w{k}": w for k, w in enumerate(ws)}))
+    assert found.chains
+    assert found.certified < auto
+    w0, w1, w2, w3, w4 = (w.astype(np.float64) for w in ws)
+    best = 0.0
+    for _ in range(2000):
+        d = [rng.choice([0.0, 1.0], n) for n in (4, 6, 4, 5)]
+        trunk = w0 * d[0] + np.eye(4)
+        whole = trunk @ ((w1 * d[1]) @ (w2 * d[2]) + np.eye(4)) @ (w3 * d[3]) @ w4
+        best = max(best, float(np.linalg.norm(whole, 2)))
+    assert best <= found.certified
+
+
+def _slopes(alpha: list[float], beta: list[float]) -> SlopeBlock:
+    shape = (len(alpha),)
+    return SlopeBlock("s", (), (), ("x",), ("y",), np.array(alpha), np.array(beta), shape)
+
+
+def test_slopes_in_a_row_multiply_as_intervals() -> None:
+    one, two = _slopes([-0.5, 0.2, -1.0], [1.0, 0.3, -0.5]), _slopes([0.0, -2.0, -3.0], [2, 1, -1])
+    found = choice((one, two))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        a, b = (rng.uniform(s.alpha, s.beta) for s in (one, two))
+        assert np.all(found.alpha <= a * b)
+        assert np.all(a * b <= found.beta)
+    assert found.alpha == pytest.approx([-1.0, -0.6, 0.5])
+    assert found.beta == pytest.approx([2.0, 0.3, 3.0])
+
+
+def test_slopes_before_and_after_a_pool_are_those_of_the_entries(make_model: Any) -> None:
+    text = """n (float[1,2,2,2] x) => (float[1,2,1,1] y) {
+        a = Conv<kernel_shape=[1,1]>(x, w) b = PRelu(a, s)
+        c = MaxPool<kernel_shape=[2,2]>(b) d = LeakyRelu<alpha=0.5>(c)
+        y = Conv<kernel_shape=[1,1]>(d, w) }"""
+    slopes = np.array([0.25, 2.0], np.float32).reshape(2, 1, 1)
+    model = make_model(text, w=np.eye(2, dtype=np.float32).reshape(2, 2, 1, 1), s=slopes)
+    (chain,) = chains(Analysis(model).network)
+    found = choice(chain.gates[0])
+    assert found.picks is not None
+    assert found.picks.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert found.alpha == pytest.approx(np.repeat([[0.125], [0.5]], 4, axis=1))
+    assert found.beta == pytest.approx(np.repeat([[1.0], [2.0]], 4, axis=1))

@@ -1,6 +1,7 @@
 """The pair problem of SeqLip: max over d ∈ [α, β] of ‖outer diag(d) inner‖₂.
 
-`problem` states it, `search` finds good d (estimates: lower bounds of the maximum), `exact` and
-`branching` prove the maximum, `relaxation` finds multipliers, and `proof` makes a certificate of
-them, rounding included.
+`problem` states it. `search` (with `leading` and `flips`) finds good d: estimates, lower bounds of the
+maximum; `picking` does so through max-pools. `exact` is brute force. `relaxation`, `interior`,
+`program` and `descent` look for multipliers, `proof` makes a certificate of any, rounding included,
+`certified` takes the least, and `branching` proves the maximum itself.
 """
