@@ -37,5 +37,5 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def filled(page: str) -> str:
     """Paragraphs of prose in lines of 100 characters; tables, titles and figures as they are."""
-    parts = page.strip().split("\n\n")
+    parts = [part.strip() for part in page.strip().split("\n\n")]
     return "\n\n".join(p if p[0] in "|#!" else textwrap.fill(p, 100) for p in parts) + "\n"
