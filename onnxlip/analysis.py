@@ -197,6 +197,7 @@ class Analysis:
         found = self._attained(progress)
         if found is not None:
             methods["attained"] = Method(found.value, "attained", found.seconds)
+            methods |= self._free_pattern(found)
         seconds = time.perf_counter() - start
         return Report(
             model=self.model.name,
@@ -267,6 +268,16 @@ class Analysis:
             self, self.below, self.data, progress
         )
         return self.attained
+
+    def _free_pattern(self, found: Attained) -> dict[str, Method]:
+        """Below which no bound can be that knows slopes by their intervals only."""
+        from onnxlip.bounds.lower.portfolio import floor_of_blind_bounds
+
+        start = time.perf_counter()
+        value = floor_of_blind_bounds(self, self.below, found)
+        if value is None:
+            return {}
+        return {"free pattern": Method(value, "estimate", time.perf_counter() - start)}
 
     def _doubts(self, upper: float) -> list[str]:
         """Why there is no lower bound, or what it says against the upper one."""

@@ -34,6 +34,10 @@ def report_lines(report: Report, width: int | None = None, verbose: bool = False
     ]
     if report.upper is not None and report.lower is not None and report.lower.value > 0:
         figures.append(["ratio", shown_up(report.upper.value / report.lower.value, 4), "", ""])
+    free = report.methods.get("free pattern")
+    if free is not None:
+        told = "no bound that knows slopes by intervals alone is below"
+        figures.append(["free slopes", f"≈ {shown_down(free.value)}", free.kind, told])
     lines += columns(figures)
     if len(report.pairs) > 1:
         rows = [[pair.input, pair.output, shown_up(pair.upper)] for pair in report.pairs]

@@ -26,7 +26,7 @@ from onnxlip.errors import UsageError
 from onnxlip.network import AffineBlock
 from onnxlip.parallel import Progress
 
-__all__ = ["METHODS", "by_choice", "lower_bound"]
+__all__ = ["METHODS", "by_choice", "floor_of_blind_bounds", "lower_bound"]
 
 SEARCHES: Mapping[str, Search] = {
     "random": random_points,
@@ -47,6 +47,7 @@ _QUICK = 1500  # points
 _WORK = 6e9  # multiplications
 _LONG_WORK = 3e11  # likewise for the others: a minute or two
 _LARGE = 1 << 20
+_SMALL = 1 << 16  # … and up to which `quick` also looks at free patterns
 _QUICK_SECONDS = 1.5
 _LEAST = 8
 _TOO_LARGE = "no lower bound was sought, as the network is large: --lower portfolio does"
@@ -172,6 +173,19 @@ def by_choice(
     except Exception as error:  # a runtime may fail in any way; the upper bound stands
         reason = str(error).strip().splitlines()[:1]
         return None, f"no lower bound: {reason[0] if reason else type(error).__name__}"
+
+
+def floor_of_blind_bounds(subject: Subject, choice: str, pair: Attained) -> float | None:
+    """The free-pattern maximum where that is cheap for this choice; None where it is not, or where
+    the network has other nonlinear blocks than elementwise ones."""
+    from onnxlip.bounds.lower.freepattern import free_pattern
+
+    if _size(subject) > (_SMALL if choice == "quick" else _LARGE):
+        return None
+    try:
+        return free_pattern(subject, np.asarray(pair.x, np.float64).reshape(1, -1))
+    except Exception:  # beside the bounds: a runtime that fails on it takes nothing away
+        return None
 
 
 def _size(subject: Subject) -> int:
