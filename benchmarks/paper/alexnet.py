@@ -133,13 +133,13 @@ Each pair's estimate over its AutoLip value, by weights and vectors:
 
 **What differs.** The weights: absolute values say nothing, and what SeqLip takes off depends on how
 singular vectors of neighbours lie to each other. In seeded weights they are independent, so that a
-pair of dense layers comes to about 1/π; in trained ones they are aligned, and the paper's whole
-factor over seven pairs is {gain}. Pools: each of the three overlapping max-pools doubles AutoLip
-here (a factor of 8, which the paper leaves out), and a pair with a pool searches the picks too,
-which can seldom use the overlap. The paper's own AutoLip cannot be right for torchvision's weights:
-the product of their eight spectral norms is {product}, {over} times the published 3.62e7, and with
-the pools {pooled}; so neither published figure is to be taken as sound. All of SeqLip here is an
-estimate, and twice from below: a search for a maximum, over the leading singular vectors only,
-which matters most for random weights, whose singular values hardly fall; more vectors raise it.
-What is certified for such a network is AutoLip.
+pair of dense layers comes to about 1/π; in trained ones they need not be, and the paper's whole
+factor over seven pairs is {gain}, 1.3 for each. Pools: each of the three overlapping max-pools
+doubles AutoLip here (a factor of 8, which the paper leaves out), and a pair with a pool searches
+the picks too, and finds little use for the overlap. The paper's own AutoLip cannot be right for
+torchvision's weights: the product of their eight spectral norms is {product}, {over} times the
+published 3.62e7, and with the pools {pooled}; so neither published figure is to be taken as sound.
+All of SeqLip here is an estimate, and twice from below: a search for a maximum, over the leading
+singular vectors only, which matters most for random weights, whose singular values hardly fall;
+more vectors raise it. What is certified for such a network is AutoLip.
 """
