@@ -246,7 +246,8 @@ class _Walk:
             picked = PickedPair(
                 above.matrix.T, below.matrix, slopes.picks, slopes.alpha, slopes.beta
             )
-            answer.estimate = picked_estimate(picked, self._work.seed)
+            seconds = None if self._effort.search == "auto" else self._effort.seconds
+            answer.estimate = picked_estimate(picked, self._work.seed, seconds=seconds)
             answer.search, answer.method = "sign power with picks", "product"
         else:
             alpha, beta = (np.ascontiguousarray(x) for x in (slopes.alpha, slopes.beta))

@@ -13,6 +13,8 @@ paper's SeqLip stops at pools; this is an estimate that does not.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -47,12 +49,23 @@ class PickedPair:
         return np.asarray((self.outer * slopes) @ self.inner[rows])
 
 
-def picked_estimate(pair: PickedPair, seed: int = 0, starts: int = 6) -> float:
-    """A local maximum, the best of some starts; an estimate of the maximum from below."""
+def picked_estimate(
+    pair: PickedPair, seed: int = 0, starts: int = 6, seconds: float | None = None
+) -> float:
+    """A local maximum, the best of some starts; an estimate of the maximum from below.
+
+    seconds: after so long no further start is tried, and the last one ends where it is.
+    """
     if not pair.outer.size or not pair.inner.size or not pair.picks.size:
         return 0.0
+    end = math.inf if seconds is None else time.monotonic() + seconds
     rng = np.random.default_rng(seed)
-    return max(_ascended(pair, *start) for start in _starts(pair, rng, starts))
+    best = 0.0
+    for start in _starts(pair, rng, starts):
+        best = max(best, _ascended(pair, *start, end))
+        if time.monotonic() > end:
+            break
+    return best
 
 
 def _starts(
@@ -68,7 +81,7 @@ def _starts(
             yield _best(pair, u @ pair.outer, pair.inner @ v)
 
 
-def _ascended(pair: PickedPair, chosen: Places, slopes: Floats) -> float:
+def _ascended(pair: PickedPair, chosen: Places, slopes: Floats, end: float) -> float:
     value, right = 0.0, None
     for _ in range(_ROUNDS):
         top = leading(pair.at(chosen, slopes), start=right)
@@ -76,6 +89,8 @@ def _ascended(pair: PickedPair, chosen: Places, slopes: Floats) -> float:
         if found <= value * (1 + _GROWN):
             break
         value, right = found, top.right
+        if time.monotonic() > end:
+            break
         chosen, slopes = _best(pair, top.left[:, 0] @ pair.outer, pair.inner @ top.right[:, 0])
     return value
 
