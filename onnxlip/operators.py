@@ -107,9 +107,7 @@ class Session:
     """
 
     def __init__(self, model: Any, optimise: bool = True, provider: str = "cpu") -> None:
-        self._session = _session(
-            model.SerializeToString(), _options(optimise), providers(provider)
-        )
+        self._session = _session(model.SerializeToString(), _options(optimise), providers(provider))
 
     def __call__(self, feeds: dict[str, Floats]) -> list[Floats]:
         """All outputs, in the graph's order. Raises what onnxruntime raises."""
