@@ -46,7 +46,7 @@ __all__ = ["ChainBound", "PairBound", "SeqLip", "SeqLipEffort", "seqlip"]
 Progress = Callable[[int, int, str], None]
 
 _EXACT = 256  # slopes of a pair up to which branch and bound is tried
-_QUICK = 1e8  # what `_Walk.cost` may come to in all where nobody asked: some seconds
+_QUICK = 1.3e8  # what `_Walk.cost` may come to in all where nobody asked: some seconds
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class _Walk:
         sides = [float(min(shape)) for shape in shapes]
         widths = [float(rows) for rows, _ in shapes[:-1]]
         pairs = zip(widths, itertools.pairwise(sides), strict=True)
-        total = sum(n * max(side) ** 2 + 0.1 * n**3 for n, side in pairs)
+        total = sum(n * max(side) ** 2 + 0.8 * n**3 for n, side in pairs)
         return total + sum(min(shape) ** 2 * max(shape) for shape in shapes) / 20
 
     def run(self) -> ChainBound:
