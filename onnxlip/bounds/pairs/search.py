@@ -45,8 +45,8 @@ _TRIED = 6  # single flips that are given a norm before a place counts as the be
 _WHOLE = 512  # up to this lesser side the last decision is made with all triplets
 _LEADING = 2  # pairs of a place that starts are made of
 _SHARE = 8  # one of so many ends of sign power is polished, but two at least
-_WORK = 1 << 28  # entries of outer times columns of inner, summed over all starts
-_LEAST, _MOST = 4, 32  # starts
+_WORK = 1 << 22  # multiplications of one norm that all starts may take together, about
+_LEAST, _MOST = 2, 32  # starts
 _KICKS = (0.5, 1.0)  # noise relative to what the leading pair has
 _FRUITLESS = 8  # kicks in a row that lead nowhere, after which there are no more
 _EXACT = 1024  # up to this lesser side the value is an SVD's
@@ -80,7 +80,7 @@ def estimate(
 ) -> Found:
     """The best of several starts of sign power with one-flip polish.
 
-    starts: how many, by default between 4 and 32, as the size allows; as many kicks of the best
+    starts: how many, by default between 2 and 32, as the size allows; as many kicks of the best
     follow, or fewer where they lead nowhere. Deterministic in the seed unless `seconds` stop it
     (complete is False then). steps: how many norms it took.
     """
