@@ -220,7 +220,7 @@ class Analysis:
                 *network.notes,
                 *self._remarks(upper),
                 *self._costs(norms),
-                *(chains.notes if chains else ()),
+                *(chains.notes if chains else self._why_not_sequential()),
                 *self._doubts(bound.value),
             ),
             rules=self._foreign_rules(),
@@ -268,6 +268,10 @@ class Analysis:
             self, self.below, self.data, progress
         )
         return self.attained
+
+    def _why_not_sequential(self) -> list[str]:
+        asked = self.sequential not in ("auto", "none")
+        return ["SeqLip is for the 2-norm, and left out"] if asked and self.norm != 2 else []
 
     def _free_pattern(self, found: Attained) -> dict[str, Method]:
         """Below which no bound can be that knows slopes by their intervals only."""

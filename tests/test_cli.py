@@ -84,6 +84,8 @@ def test_seqlip_of_a_network_without_a_chain(path, chain, capsys):
         code, out, _ = run(capsys, chain, *words)
         assert code == 0
         assert "pair by pair" not in out
+    _, out, _ = run(capsys, chain, "--norm", "inf", "--seqlip", "exact")
+    assert "note: SeqLip is for the 2-norm" in out
     assert run(capsys, chain, "--vectors", "0")[0] == 2
 
 
