@@ -121,9 +121,10 @@ _TEXT = """\
 ## 4. AlexNet
 
 At 224×224, all seven pairs, pools included; seeded weights (`benchmarks/norms/weights.py`), as
-torchvision's cannot be had offline. Estimates by sign power, 60 s a pair with a pool at most;
-seconds and memory are those of a process of its own that reads the file, proves the norms
-and searches the pairs, on a machine of two cores that may have had other work to do:
+torchvision's cannot be had offline. Estimates by sign power; a pair
+may take 60 s (the three runs before random weights with 200 vectors had no such limit for pools).
+Seconds and memory are those of a process of its own that reads the file, proves the norms and
+searches the pairs, on a machine of two cores that may have had other work to do:
 
 {table}
 
