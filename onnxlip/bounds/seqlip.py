@@ -143,15 +143,13 @@ def seqlip(
 def _notes(bounds: tuple[ChainBound, ...], effort: SeqLipEffort, left: int) -> tuple[str, ...]:
     """What was asked for and not done."""
     if effort.search == "auto":
-        more = (
-            f"SeqLip: {left} larger chains are left as in AutoLip; --seqlip sign-power takes them"
-        )
+        more = f"SeqLip: larger chains left as in AutoLip: {left}; --seqlip sign-power takes them"
         return (more,) if left else ()
     told = []
     if not bounds and not left:
         told.append("SeqLip: there is no chain of two layers or more, so it is AutoLip")
     if left:
-        told.append(f"SeqLip: {left} chains are out of range, and stay as in AutoLip")
+        told.append(f"SeqLip: chains out of range, left as in AutoLip: {left}")
     large = [pair for chain in bounds for pair in chain.pairs if pair.size > _EXACT]
     if effort.search == "exact" and large:
         told.append(
