@@ -1,0 +1,1 @@
+"""Semidefinite bounds (LipSDP) of any network of affine maps and nonlinear relations."""
