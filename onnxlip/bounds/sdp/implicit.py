@@ -19,9 +19,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from onnxlip.bounds.sdp.relations import Relation
-from onnxlip.bounds.sdp.system import Affine, Floats, Matrix, System, segments
+from onnxlip.bounds.sdp.system import Affine, Floats, Matrix, System, is_sparse, segments
 
-__all__ = ["Implicit", "Rows", "implicit", "lipsdp_matrix"]
+__all__ = ["Implicit", "Rows", "array", "forward", "implicit", "lipsdp_matrix", "slim", "weighted"]
 
 Rows = Mapping[int, Matrix]  # by segment
 
@@ -60,50 +60,55 @@ class Implicit:
         """(height, size): a tensor's rows as one matrix."""
         whole = np.zeros((height, self.size))
         for s, matrix in rows.items():
-            whole[:, self.segment(s)] = _array(matrix)
+            whole[:, self.segment(s)] = array(matrix)
         return whole
 
 
 def implicit(system: System) -> Implicit:
     """N and C by running forward through the system; in floating point (`proof` pays for that)."""
+    known = forward(system)
     sizes = [size for _, size in segments(system)]
     edges = tuple(int(e) for e in np.cumsum([0, *sizes]))
-    known: dict[str, dict[int, Matrix]] = {}
+    relations = tuple(node.relation for node in system.nonlinear)
+    z = tuple(known[node.input] for node in system.nonlinear)
+    y = tuple(known[t] for t in system.outputs)
+    return Implicit(edges, len(system.inputs), relations, z, y)
+
+
+def forward(system: System) -> dict[str, Rows]:
+    """The rows of every tensor."""
+    known: dict[str, Rows] = {}
     for s, (tensor, size) in enumerate(segments(system)):
         known[tensor] = {s: sp.csr_array(sp.eye_array(size, format="csr"))}
-    z, relations = [], []
     for node in system.nodes:
         if isinstance(node, Affine):
             known[node.output] = _sum(node, known)
-        else:
-            z.append(known[node.input])
-            relations.append(node.relation)
-    y = tuple(known[t] for t in system.outputs)
-    return Implicit(edges, len(system.inputs), tuple(relations), tuple(z), y)
+    return known
 
 
 def _sum(node: Affine, known: Mapping[str, Mapping[int, Matrix]]) -> dict[int, Matrix]:
     total: dict[int, Matrix] = {}
     for part in node.parts:
         for s, inner in known[part.input].items():
-            term = _slim(part.matrix @ inner)
-            total[s] = _slim(total[s] + term) if s in total else term
+            term = slim(part.matrix @ inner)
+            total[s] = slim(total[s] + term) if s in total else term
     return total
 
 
 _SPARSE = 0.2  # share of entries up to which a matrix is kept sparse
 
 
-def _slim(matrix: Matrix) -> Matrix:
+def slim(matrix: Any) -> Matrix:
     """Dense where it is not sparse."""
-    if not sp.issparse(matrix):
+    if not is_sparse(matrix):
         return np.asarray(matrix)
     full = matrix.nnz > _SPARSE * matrix.shape[0] * matrix.shape[1]
     return matrix.toarray() if full else sp.csr_array(matrix)
 
 
-def _array(matrix: Any) -> Floats:
-    return np.asarray(matrix.toarray() if sp.issparse(matrix) else matrix)
+def array(matrix: Any) -> Floats:
+    """Dense."""
+    return np.asarray(matrix.toarray() if is_sparse(matrix) else matrix)
 
 
 def lipsdp_matrix(form: Implicit, rho: float, multipliers: tuple[Floats, ...]) -> Floats:
@@ -115,14 +120,14 @@ def lipsdp_matrix(form: Implicit, rho: float, multipliers: tuple[Floats, ...]) -
     for k, (relation, rows, t) in enumerate(zip(form.relations, form.z, multipliers, strict=True)):
         q = relation.quadratic
         _subtract_gram(m, form, rows, q.reach.T @ t)
-        s = {place: _slim(q.centre @ matrix) for place, matrix in rows.items()}
+        s = {place: slim(q.centre @ matrix) for place, matrix in rows.items()}
         weight = t[q.group]
         rest = weight if q.back is None else weight + q.back * t
         _subtract_gram(m, form, s, -rest)
         own = form.own(k)
         np.einsum("ii->i", m)[own] += weight
         for place, matrix in s.items():  # − uᵀ weight s − sᵀ weight u
-            cross = weight[:, None] * _array(matrix)
+            cross = weight[:, None] * array(matrix)
             m[own, form.segment(place)] -= cross
             m[form.segment(place), own] -= cross.T
     return m
@@ -136,14 +141,16 @@ def _subtract_gram(m: Floats, form: Implicit, rows: Rows, weight: Floats | None)
         for b, right in rows.items():
             if b < a:
                 continue
-            scaled = right if weight is None else _weighted(right, weight)
-            gram = _array(left.T @ scaled)
+            scaled = right if weight is None else weighted(right, weight)
+            gram = array(left.T @ scaled)
             m[form.segment(a), form.segment(b)] -= gram
             if a != b:
                 m[form.segment(b), form.segment(a)] -= gram.T
 
 
-def _weighted(matrix: Matrix, weight: Floats) -> Matrix:
-    if sp.issparse(matrix):
+def weighted(matrix: Any, weight: Floats) -> Matrix:
+    """diag(weight) matrix."""
+    if is_sparse(matrix):
         return sp.csr_array(sp.diags_array(weight) @ matrix)
-    return weight[:, None] * matrix
+    scaled: Floats = weight[:, None] * matrix
+    return scaled

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ __all__ = [
     "Nonlinear",
     "Part",
     "System",
+    "is_sparse",
     "joined",
     "segments",
     "split",
@@ -33,6 +35,11 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Matrix = Floats | sp.csr_array
+
+
+def is_sparse(matrix: Any) -> TypeGuard[sp.csr_array]:
+    """Whether it is stored as such."""
+    return bool(sp.issparse(matrix))
 
 
 @dataclass(frozen=True, eq=False)
