@@ -65,7 +65,7 @@ __all__ = ["Certifier"]
 
 _WIDEST = 120  # binary exponents of units
 _LOST = 2.0**-400
-_RAISES = 12  # attempts at a larger ρ, each this many times further above the guess:
+_FEW, _RAISES = 3, 12  # attempts at a larger ρ, each this many times further above the guess:
 _FACTOR = 16.0
 _BLOCK = 512
 _NEARLY = 1.0 + 2.0**-48  # pays for a few roundings
@@ -120,12 +120,10 @@ class Certifier:
             unit = round(math.log2(guess) / 2)
             if abs(unit) > _WIDEST:
                 return math.inf
-            scaled = math.ldexp(guess, -2 * unit)
-            found = self._proved(np.ldexp(t, -2 * unit), scaled, unit)
-            if not math.isfinite(found):  # a guess that was too low by far
-                better = math.ldexp(self.guess(t), -2 * unit)
-                if better > scaled * 1.0001 and math.isfinite(better):
-                    found = self._proved(np.ldexp(t, -2 * unit), better, unit)
+            matrix = _Matrix(self, split(self.system, np.ldexp(t, -2 * unit)), unit)
+            found = self._proved(matrix, math.ldexp(guess, -2 * unit), unit, _FEW)
+            if not math.isfinite(found):  # the guess was too low
+                found = self._proved(matrix, matrix.least(), unit, _RAISES)
         return found
 
     def guess(self, multipliers: Floats) -> float:
@@ -133,20 +131,18 @@ class Certifier:
         m = _Matrix(self, split(self.system, multipliers), 0)
         return m.least()
 
-    def _proved(self, t: Floats, rho: float, unit: int) -> float:
-        matrix = _Matrix(self, split(self.system, t), unit)
-        k = len(self.form.edges) - 1 - self.form.inputs
+    def _proved(self, matrix: _Matrix, rho: float, unit: int, raises: int) -> float:
+        k = len(self.system.nonlinear)
         slack = matrix.margin(rho)
-        for _ in range(_RAISES):
+        for _ in range(raises):
+            if not slack < rho < math.inf:
+                break
             raised = rho + slack * (1 + k)
             margin = matrix.definite(raised, slack)
             if margin is not None:
                 square = add_up(raised, mul_up(add_up(slack, margin), 1.0 + k), matrix.slip, _LOST)
-                size = add_up(math.ldexp(sqrt_up(square), unit), self._output_slip)
-                return up(size)
+                return add_up(math.ldexp(sqrt_up(square), unit), self._output_slip)
             slack *= _FACTOR
-            if slack > rho:
-                break
         return math.inf
 
     @property
