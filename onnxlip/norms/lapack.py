@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["potrf", "symv", "syrk", "trsm"]
+__all__ = ["gemm", "potrf", "potri", "symv", "syrk", "trsm"]
 
 Array = npt.NDArray[Any]
 
@@ -89,6 +89,56 @@ def potrf(a: Array) -> bool:
     info = np.zeros(1, np.intc)
     _call(routine, "U", n, a, step, info)
     return not info[0]
+
+
+def potri(factor: Array) -> None:
+    """R, the upper triangle of `potrf`, becomes that of (RᴴR)⁻¹, in place."""
+    kind = _KINDS[factor.dtype.char]
+    n, step = len(factor), _step(factor)
+    routine = _routine("lapack", kind + "potri")
+    if routine is None:  # pragma: no cover
+        from scipy.linalg import lapack
+
+        inverse, _ = getattr(lapack, kind + "potri")(factor, lower=0, overwrite_c=1)
+        if not np.shares_memory(inverse, factor):
+            factor[...] = inverse
+        return
+    _call(routine, "U", n, factor, step, np.zeros(1, np.intc))
+
+
+def gemm(a: Array, b: Array, total: Array, sign: float = 1.0) -> None:
+    """total += sign · a b in place, of one real kind; each in C's or in Fortran's order, or a part
+    of such a matrix."""
+    if not total.size or not a.shape[1]:
+        return
+    if not _by_columns(total):
+        a, b, total = b.T, a.T, total.T
+    letters, steps = [], []
+    for factor in (a, b):
+        straight = _by_columns(factor)
+        letters.append("N" if straight else "T")
+        steps.append(_stride(factor if straight else factor.T))
+    routine = _routine("blas", _KINDS[total.dtype.char] + "gemm")
+    if routine is None:  # pragma: no cover
+        total += sign * (a @ b)
+        return
+    (m, k), n = a.shape, b.shape[1]
+    weight, one = np.full(1, sign, total.dtype), np.ones(1, total.dtype)
+    _call(routine, *letters, m, n, k, weight, a, steps[0], b, steps[1], one, total, _step(total))
+
+
+def _by_columns(a: Array) -> bool:
+    """Whether it is in Fortran's order. Raises ValueError where it is in C's neither."""
+    if a.shape[0] == 1 or a.strides[0] == a.itemsize:
+        return True
+    if a.shape[1] > 1 and a.strides[1] != a.itemsize:
+        raise ValueError("a matrix in C's or Fortran's order is needed")
+    return False
+
+
+def _stride(a: Array) -> int:
+    step: int = a.strides[1] // a.itemsize if a.shape[1] > 1 else 0
+    return max(1, a.shape[0], step)
 
 
 def syrk(part: Array, gram: Array) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from onnxlip.norms import lapack
-from onnxlip.norms.lapack import potrf, symv, syrk, trsm
+from onnxlip.norms.lapack import gemm, potrf, potri, symv, syrk, trsm
 
 Array = npt.NDArray[Any]
 KINDS = [np.float32, np.float64, np.complex64, np.complex128]
@@ -47,6 +47,41 @@ def test_potrf(kind: Any, n: int, rng: np.random.Generator) -> None:
     upper = np.triu(factor)
     assert np.allclose(upper.conj().T @ upper, gram, rtol=0, atol=_close(kind) * np.abs(gram).max())
     assert not potrf(np.asfortranarray(-gram))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_potri(kind: Any, rng: np.random.Generator) -> None:
+    x = _random(rng, kind, 7, 20)
+    gram = np.asfortranarray(x @ x.conj().T)
+    factor = gram.copy(order="F")
+    assert potrf(factor)
+    potri(factor)
+    inverse = np.triu(factor) + np.triu(factor, 1).conj().T
+    assert np.allclose(inverse @ gram, np.eye(7), atol=10 * _close(kind))
+
+
+@pytest.mark.parametrize("kind", REAL)
+@pytest.mark.parametrize(
+    "shape", [(5, 3, 4), (1, 3, 4), (5, 1, 4), (5, 3, 1), (1, 1, 1), (2, 0, 3)]
+)
+@pytest.mark.parametrize("turned", range(8))
+def test_gemm(kind: Any, shape: tuple[int, ...], turned: int, rng: np.random.Generator) -> None:
+    m, k, n = shape
+    a, b, total = (
+        _random(rng, kind, 8, 8).T[:i, :j]
+        if turned >> bit & 1
+        else _random(rng, kind, 8, 8)[:i, :j]
+        for bit, (i, j) in enumerate([(m, k), (k, n), (m, n)])
+    )
+    right = total - 0.5 * (a @ b)
+    gemm(a, b, total, -0.5)
+    assert np.allclose(total, right, atol=10 * _close(kind))
+
+
+def test_gemm_needs_rows_or_columns_in_one_piece() -> None:
+    apart, total = np.ones((6, 6))[::2, ::2], np.zeros((3, 3))
+    with pytest.raises(ValueError, match="order"):
+        gemm(apart, apart, total)
 
 
 @pytest.mark.parametrize("kind", REAL)
