@@ -203,7 +203,7 @@ class _Forward:
         total = np.zeros((self._of.plan.system.sizes[tensor], columns))
         for term in terms:
             given = self._values[term.input]
-            total[:, : given.shape[1]] += product(term.matrix, given)
+            total[:, : given.shape[1]] += dense(product(term.matrix, given))
         return total
 
     def _bend(self, step: _Bend) -> None:
@@ -338,16 +338,14 @@ def _add_direct(form: Form, step: _Bend, t: Floats, weight: Floats) -> None:
     q = step.quadratic
     reach = q.reach.T @ t
     rest = weight if q.back is None else weight + q.back * t
-    direct = sp.csr_array(
-        sp.diags_array(reach) - q.centre.T @ (sp.diags_array(rest) @ q.centre)
-    ).tocoo()
-    rows, columns = direct.coords
+    entries = sp.coo_array(sp.diags_array(reach) - q.centre.T @ (sp.diags_array(rest) @ q.centre))
+    rows, columns = entries.coords
     floor = 4 * _EPS * np.sqrt(reach[rows] * reach[columns])  # what rounding left of zero
-    direct.data[np.abs(direct.data) <= floor] = 0.0
-    direct.eliminate_zeros()
-    if not direct.nnz:
+    entries.data[np.abs(entries.data) <= floor] = 0.0
+    entries.eliminate_zeros()
+    if not entries.nnz:
         return
-    direct = sp.csr_array(direct)
+    direct = sp.csr_array(entries)
     for j, a in enumerate(step.terms):
         pushed = product(a.turned, direct)
         form.square(a.input, product(pushed, a.matrix))

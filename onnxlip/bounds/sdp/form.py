@@ -95,7 +95,7 @@ def product(a: Matrix, b: Matrix) -> Matrix:
 def _sum(a: Matrix, b: Matrix) -> Matrix:
     """a + b; a may be overwritten."""
     if isinstance(a, np.ndarray):
-        a += b
+        a += np.asarray(dense(b))
         return a
     return sp.csr_array(a + b) if sp.issparse(b) else np.asarray(a + b)
 
