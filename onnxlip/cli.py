@@ -3,6 +3,7 @@
     onnxlip MODEL [options]     bound a model
     onnxlip ops                 the catalogue of rules
     onnxlip replay FILE MODEL   evaluate an attained quotient anew
+    onnxlip verify FILE MODEL   prove a certificate anew
 
 Exit codes: 0 fine, 1 the gate (--max) is exceeded, 2 wrong use or unreadable file, 3 unsupported
 or not Lipschitz.
@@ -21,16 +22,30 @@ import click
 
 from onnxlip import __version__
 from onnxlip.errors import OnnxlipError, UsageError
+from onnxlip.verify_cli import verify
 
 if TYPE_CHECKING:
     from onnxlip.analysis import Analysis
     from onnxlip.report import Report
 
-__all__ = ["bound", "main", "ops", "replay"]
+__all__ = ["bound", "main", "ops", "replay", "verify"]
 
 GATE_EXCEEDED = 1
-METHODS = ("data", "random", "grid", "annealing", "ascent", "evolution")
-LOWER = ("none", "quick", "portfolio", *METHODS)
+METHODS = (
+    "auto",
+    "autolip",
+    "scaled",
+    "liplt",
+    "closed",
+    "seqlip",
+    "lipsdp-layer",
+    "lipsdp",
+    "exact",
+)
+LOWER = (
+    *("none", "quick", "portfolio"),
+    *("data", "random", "grid", "annealing", "ascent", "evolution"),
+)
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -65,8 +80,9 @@ def _parse_size(text: str | None) -> int | None:
 @click.command(
     "onnxlip",
     epilog="Other commands: 'onnxlip ops' prints the catalogue of rules, 'onnxlip replay' "
-    "evaluates an attained quotient anew. Exit codes: 0 fine, 1 gate exceeded, 2 wrong use or "
-    "unreadable file, 3 unsupported or not Lipschitz.",
+    "evaluates an attained quotient anew, 'onnxlip verify' proves a certificate anew. "
+    "Exit codes: 0 fine, 1 gate exceeded, 2 wrong use or unreadable file, 3 unsupported or not "
+    "Lipschitz.",
 )
 @click.argument("model", type=click.Path())
 @click.option(
@@ -134,10 +150,18 @@ def _parse_size(text: str | None) -> int | None:
     "128M). Where it is too small, cheaper bounds are proved.",
 )
 @click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="auto",
+    show_default=True,
+    help="How upper bounds are sought; auto: all that the budget allows, the best one kept.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Sharpen nothing any more after so long.",
+    help="Begin nothing but AutoLip after so long, and take what LipSDP has reached by then "
+    "(default: about ten seconds of work beyond AutoLip, counted in operations).",
 )
 @click.option(
     "--confidence",
@@ -183,6 +207,9 @@ def _parse_size(text: str | None) -> int | None:
 )
 @click.option("--attained", metavar="FILE", help="Save the two points; see 'onnxlip replay'.")
 @click.option(
+    "--certificate", metavar="FILE", help="Save a proof of the bound; see 'onnxlip verify'."
+)
+@click.option(
     "--seed",
     type=int,
     default=0,
@@ -211,7 +238,9 @@ def bound(
     data: str | None,
     sequential: str,
     vectors: int | None,
+    method: str,
     attained: str | None,
+    certificate: str | None,
     seed: int,
     quiet: bool,
     verbose: bool,
@@ -240,6 +269,7 @@ def bound(
         _rows(data),
         sequential,
         vectors,
+        method,
     )
     try:
         report = _with_progress(analysis.report, quiet or as_json)
@@ -250,6 +280,8 @@ def bound(
         raise
     if attained is not None:
         _save(analysis, attained)
+    if certificate is not None:
+        _certify(analysis, report, certificate)
     _show(report, as_json, quiet, verbose)
     assert report.upper is not None
     if limit is not None and report.upper.value > limit:
@@ -277,6 +309,22 @@ def _save(analysis: Analysis, path: str) -> None:
     if analysis.attained is None:
         raise UsageError(f"--attained {path}: there is no lower bound to save")
     analysis.attained.save(path)
+
+
+def _certify(analysis: Analysis, report: Report, path: str) -> None:
+    from onnxlip.certify import best_certificate
+
+    assert report.upper is not None
+    made = best_certificate(analysis)
+    made.save(path)
+    if made.bound > report.upper.value * (1 + 1e-6):
+        from onnxlip.report.text import shown_up
+
+        click.echo(
+            f"onnxlip: {path} proves {shown_up(made.bound)}: certificates are made of "
+            f"multipliers and of norms, not of what '{report.upper.method}' did",
+            err=True,
+        )
 
 
 def _import_from_here(modules: tuple[str, ...]) -> None:
@@ -390,7 +438,7 @@ def replay(
     return 0
 
 
-_COMMANDS = {"ops": ops, "replay": replay}
+_COMMANDS = {"ops": ops, "replay": replay, "verify": verify}
 
 
 def main(arguments: list[str] | None = None) -> int:

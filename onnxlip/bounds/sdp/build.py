@@ -17,7 +17,7 @@ from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.workspace import Workspace, coefficient_error, product_error
 from onnxlip.rounding import add_up, div_up, mul_up, norm_up
 
-__all__ = ["OutOfReachError", "layered", "system"]
+__all__ = ["OutOfReachError", "intervals", "layered", "stacked_scales", "system"]
 
 _ENTRIES = 60_000_000  # stored entries of all maps together
 _BATCH = 1 << 22  # entries of the columns written out at a time
@@ -172,10 +172,25 @@ class _Builder:
             place = sp.csr_array(sp.eye_array(total, n, k=-begin, format="csr") * scale)
             parts.append(Part(name, place, scale))
             begin += n
-        stacked = f"{block.name}:inputs"
+        stacked = _stack_name(block.name)
         self._sizes[stacked] = total
         self._add(Affine(stacked, tuple(parts)))
         return stacked, gain
+
+
+def stacked_scales(of: System) -> dict[str, tuple[float, ...]]:
+    """By block with several inputs: what these were multiplied with before they were stacked."""
+    makers = {n.output: n for n in of.nodes if isinstance(n, Affine)}
+    found = {}
+    for node in of.nonlinear:
+        stack = makers.get(node.input)
+        if stack is not None and node.input == _stack_name(node.name):
+            found[node.name] = tuple(float(p.norm) for p in stack.parts)
+    return found
+
+
+def _stack_name(block: str) -> str:
+    return f"{block}:inputs"
 
 
 def intervals(alpha: Floats, beta: Floats) -> tuple[Floats, Floats]:
