@@ -31,12 +31,14 @@ STATIONS = [
     {"graph"},
     {"fusion"},
     {"intervals"},
-    {"network"},
+    {"network", "proofs"},
+    {"enclosed", "feedback", "verify"},
     {"norms"},
     {"bounds"},
     {"report"},
     {"analysis", "testing", "witness"},
-    {"cli"},
+    {"certify"},
+    {"cli", "verify_cli"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(STATIONS) for name in names}
