@@ -35,7 +35,7 @@ from onnxlip.bounds.sdp.system import Affine, Floats, Matrix, Node, Part, System
 from onnxlip.bounds.sdp.tracked import LOST, Tracked, is_monomial, matrix_norm
 from onnxlip.rounding import add_up, div_up, gamma, mul_up
 
-__all__ = ["balanced", "rescaled", "scaled_autolip"]
+__all__ = ["balanced", "cost", "rescaled", "scaled_autolip"]
 
 Late = Callable[[], bool]
 Scales = Mapping[str, Floats]
@@ -61,12 +61,13 @@ def balanced(system: System, late: Late = _NEVER) -> System | None:
     if not problem.size or not 0 < system.bound < math.inf:
         return None
     best: System | None = None
-    theta: Floats | None = np.zeros(problem.size)
+    theta: Floats = np.zeros(problem.size)
     with np.errstate(all="ignore"):
         for p in _POWERS:
-            theta = _minimised(problem, p, theta, late)
-            if theta is None:
+            moved = _minimised(problem, p, theta, late)
+            if moved is None:
                 break
+            theta = moved
             found = rescaled(system, problem.scales(theta))
             if best is None or found.bound < best.bound:
                 best = found
@@ -93,6 +94,17 @@ def _minimised(problem: _Problem, p: float, theta: Floats, late: Late) -> Floats
     except (_LateError, np.linalg.LinAlgError):
         return None
     return np.asarray(found) if np.isfinite(found).all() else None
+
+
+def cost(system: System) -> float:
+    """Multiplications that `balanced` takes, roughly and at most."""
+    problem, total = _Problem(system), 0.0
+    for node in system.nodes:
+        for part in node.parts if isinstance(node, Affine) else ():
+            if problem.moves(part, node.output) and not is_monomial(part.matrix):
+                short, long = sorted(part.matrix.shape)
+                total += short**2 * (10.0 * short + long)
+    return total * len(_POWERS) * (1.2 * _ITERATIONS)
 
 
 def rescaled(system: System, scales: Scales) -> System:
@@ -211,6 +223,10 @@ class _Problem:
                 begins[group] = slice(self.size, self.size + n)
                 self.size += n
             self._places[tensor] = begins[group]
+
+    def moves(self, part: Part, output: str) -> bool:
+        """Whether the part is not the same for all scales."""
+        return part.input in self._places or output in self._places
 
     def scales(self, theta: Floats) -> Scales:
         found = np.exp(theta)
