@@ -137,8 +137,9 @@ def _by_columns(a: Array) -> bool:
 
 
 def _stride(a: Array) -> int:
-    step: int = a.strides[1] // a.itemsize if a.shape[1] > 1 else 0
-    return max(1, a.shape[0], step)
+    rows, columns = a.shape
+    step = a.strides[1] // a.itemsize if columns > 1 else 1
+    return max(int(rows), int(step), 1)
 
 
 def syrk(part: Array, gram: Array) -> None:

@@ -41,8 +41,8 @@ class Moments:
 @dataclass(frozen=True, eq=False)
 class Piece:
     """Multipliers whose atoms read the same rows of z. own: entries of v that are its u; z: its
-    rows of N; places: its multipliers. centre: (u, z); reach: (multipliers, z), group: (multipliers,
-    u), back: (multipliers,), as in `relations`. All but `back` may be diagonals."""
+    rows of N; places: its multipliers. centre: (u, z); reach: (multipliers, z), group:
+    (multipliers, u), back: (multipliers,), as in `relations`. All but `back` may be diagonals."""
 
     own: slice
     z: slice

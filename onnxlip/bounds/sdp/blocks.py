@@ -62,7 +62,7 @@ class Blocks:
                 if is_sparse(matrix):
                     part += (matrix @ y[:end, columns].T).T
                 else:
-                    gemm(y[:end, columns], np.transpose(matrix), part)
+                    gemm(y[:end, columns], array(matrix).T, part)
         return out
 
 

@@ -38,10 +38,11 @@ __all__ = ["Optimum", "minimised"]
 
 _MARGIN = 1.2  # how far above the start's multipliers the search begins, to be well inside
 _STEPS = 80
-_SHARES = (0.97, 0.92, 0.85, 0.76, 0.66, 0.5, 0.33, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)  # of a step
+_SHARES = (0.97, 0.92, 0.85, 0.76, 0.66, 0.5, 0.33, 0.2, 0.1, 0.03, 0.01, 3e-3)  # of a step,
+_TINY = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)  # and where starts are far from central
 _INSIDE = 0.97
 _LEAST_SIGMA = 0.01  # cubed
-_SHORTEST = 1e-5  # shorter steps mean that rounding has stopped the search
+_SHORTEST = 1e-9  # shorter steps mean that rounding has stopped the search
 
 Judge = Callable[[float, float], bool]
 Told = Callable[[int, float, float], None]
@@ -112,6 +113,9 @@ class _Search:
 
     def optimum(self, system: System, wide: Floats) -> Optimum | None:
         program, square = self._program, self._problem.square
+        if not program.pieces:
+            t, rho = self._restored(system, wide, np.zeros(0), 1.0)
+            return Optimum(t, rho, square, 0, False)
         point = self._inside()
         if point is None:
             return None
@@ -130,7 +134,7 @@ class _Search:
                 break
             point, x = moved
             steps += 1
-        t, rho = self._restored(system, wide, point)
+        t, rho = self._restored(system, wide, point.t, point.rho)
         return Optimum(t, rho, lower * square, steps, stalled)
 
     def _inside(self) -> Point | None:
@@ -142,12 +146,14 @@ class _Search:
                 return point
         return None
 
-    def _restored(self, system: System, wide: Floats, point: Point) -> tuple[Floats, float]:
+    def _restored(
+        self, system: System, wide: Floats, variables: Floats, rho: float
+    ) -> tuple[Floats, float]:
         """Multipliers of the system, and the ρ that they give."""
         problem, program = self._problem, self._program
         t = wide.copy()
-        t[problem.alive] *= program.untied(point.t)
-        rho = point.rho * problem.square
+        t[problem.alive] *= program.untied(variables)
+        rho *= problem.square
         if np.all(problem.alive):
             return t, rho
         t[~problem.alive] *= FORCED
@@ -211,7 +217,7 @@ class _Search:
     def _longest(self, at: Floats, along: Floats) -> float:
         """A share of a step that stays inside: 1, or `_INSIDE` of the first of `_SHARES` to."""
         room = self._room
-        for share in (1.0, *_SHARES):
+        for share in (1.0, *_SHARES, *_TINY):
             np.multiply(along, share, out=room)
             np.add(room, at, out=room)
             if potrf(room.T):

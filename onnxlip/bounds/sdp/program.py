@@ -21,7 +21,7 @@ from onnxlip.bounds.sdp.implicit import weighted
 from onnxlip.bounds.sdp.system import Floats, is_sparse
 from onnxlip.norms.lapack import potrf, potri, trsm
 
-__all__ = ["Point", "Program", "factored", "inner", "least", "mirror"]
+__all__ = ["Point", "Program", "complement", "factored", "inner", "least", "mirror"]
 
 _TILE = 256
 
@@ -200,17 +200,22 @@ def factored(matrix: Floats) -> Floats | None:
 
 def least(matrix: Floats, width: int) -> float:
     """The least ρ with matrix + ρE ⪰ 0, E that of the first `width`; ∞ where there is none."""
+    rest = complement(matrix, width)
+    return math.inf if rest is None else float(np.linalg.eigvalsh(rest)[-1])
+
+
+def complement(matrix: Floats, width: int) -> Floats | None:
+    """S with matrix + ρE ⪰ 0 where ρI ⪰ S; None where there is none."""
     corner = factored(matrix[width:, width:])
     if corner is None:
-        return math.inf
+        return None
     pulled = np.array(matrix[width:, :width], order="F")
-    trsm(corner.T, pulled, "L", "T")
+    if pulled.size:
+        trsm(corner.T, pulled, "L", "T")
     x = np.tril(matrix[:width, :width])
     x = x + np.tril(x, -1).T
-    rest = pulled.T @ pulled - x
-    if not np.all(np.isfinite(rest)):
-        return math.inf
-    return float(np.linalg.eigvalsh(rest)[-1])
+    rest: Floats = pulled.T @ pulled - x
+    return rest if np.all(np.isfinite(rest)) else None
 
 
 def inner(lower: Floats, x: Floats) -> float:

@@ -7,8 +7,9 @@
 * Units of u in which the start's multipliers, some margin wider, are 1; units of x in which their
   ρ is 1.
 
-The moments to start from, by running forward: x ~ N(0, I/n), u = s + noise, independent and of a
-variance that makes E q_j = 0, q_j's slack being shared among its rows (theory.md, section 4).
+The moments to start from, by running forward: x of the covariance that it has in M⁻¹, for a ρ near
+the least of the start, scaled to trace 1; u = s + noise, independent and of a variance that makes
+E q_j = 0, q_j's slack being shared among its rows (theory.md, section 4, with N(0, I/n)).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import scipy.sparse as sp
 from onnxlip.bounds.sdp.atoms import Piece
 from onnxlip.bounds.sdp.blocks import Band, Blocks
 from onnxlip.bounds.sdp.implicit import Implicit, Rows, array, implicit, slim, weighted
-from onnxlip.bounds.sdp.program import Program, least
+from onnxlip.bounds.sdp.program import Program, complement
 from onnxlip.bounds.sdp.relations import Quadratic, Slopes
 from onnxlip.bounds.sdp.system import Floats, Matrix, System, is_sparse
 
@@ -37,6 +38,7 @@ _FORCED = 1e-12  # of E Σ reach z², what is left of it by u
 _NOTHING = 1e-290
 _RANK = 1e-13
 _TILE = 256
+_NEAR = 1.05  # ρ of which M⁻¹ gives the covariance of x to start from, per least ρ
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,9 @@ def reduced(
     """None where the multipliers prove nothing. ties: a number for each, equal ones for those
     that keep their ratio."""
     form = implicit(system)
-    forward = _Forward(form, wide)
+    basis = _row_space(form)
+    width = basis.shape[1]
+    forward = _Forward(form, wide, basis, np.eye(width) / max(1, width))
     alive = np.concatenate([*forward.alive, np.zeros(0, bool)])
     tied = None
     if ties is not None:
@@ -83,9 +87,15 @@ def reduced(
         tied = sp.csr_array((ones, (np.arange(len(group)), group)), shape)
     program = forward.program(1.0, tied)
     m = program.matrix(0.0, np.ones(program.variables))
-    square = least(m, program.width)
+    rest = complement(m, program.width)
+    if rest is None:
+        return None
+    w, v = np.linalg.eigh(rest)
+    square = float(w[-1]) if len(w) else 0.0
     if not 0 < square < math.inf:
         return None
+    shares = 1.0 / (_NEAR * square - w)
+    forward = _Forward(form, wide, basis, (v * (shares / shares.sum())) @ v.T)
     unit = math.sqrt(square)
     scale = np.concatenate([np.ones(program.width), *(a / unit for a in forward.scales)])
     moments = forward.moments * scale
@@ -96,13 +106,12 @@ def reduced(
 class _Forward:
     """Segments of the smaller v: x, then u of every relation of which some is a variable."""
 
-    def __init__(self, form: Implicit, wide: Floats) -> None:
+    def __init__(self, form: Implicit, wide: Floats, basis: Matrix, covariance: Floats) -> None:
         self._form = form
-        basis = _row_space(form)
         width = basis.shape[1]
         self.edges = [0, width]
         self.moments = np.zeros((form.size, form.size))
-        np.einsum("ii->i", self.moments)[:width] = 1.0 / max(1, width)
+        self.moments[:width, :width] = covariance
         self.alive: list[npt.NDArray[np.bool_]] = []
         self.scales: list[Floats] = []
         self._pieces: list[Piece] = []
