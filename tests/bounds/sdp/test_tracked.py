@@ -86,3 +86,13 @@ def test_what_is_not_finite_has_an_infinite_norm() -> None:
         assert Tracked(dense).norm == np.inf
         assert Tracked(single).norm == np.inf
         assert Tracked(dense).times(Tracked(np.ones((2, 2))), 2.0).norm == np.inf
+
+
+def test_the_rounding_of_weights_is_covered_in_rational_arithmetic(rng: Rng) -> None:
+    for _ in range(50):
+        a, c = rng.standard_normal((1, 1)), rng.uniform(1, 2, 1)
+        for stored in (Tracked(a), Tracked(sp.csr_array(a))):
+            found = stored.weighted(c)
+            value = float(found.matrix.sum())
+            true = Fraction(float(a[0, 0])) * Fraction(float(c[0]))
+            assert abs(Fraction(value) - true) <= Fraction(found.error)
