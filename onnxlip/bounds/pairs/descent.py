@@ -15,12 +15,12 @@ order q. Every T on the way is feasible, the best one is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
+from onnxlip.bounds.lbfgs import Value, path
 from onnxlip.bounds.pairs.problem import Floats
 from onnxlip.bounds.pairs.relaxation import Candidate, Relaxation
 from onnxlip.norms.lapack import potrf, trsm
@@ -30,17 +30,9 @@ __all__ = ["descended"]
 _STAGES = (0.03, 0.01, 0.003, 0.001)  # μ
 _BARRIER = 0.1  # ν / μ
 _MARGIN = 1.05
-_MEMORY = 15
 _ITERATIONS = 40  # per stage
 _LONGEST = 1.0  # the largest change of an entry of θ in a step
 _LEAST_WEIGHT = 1e-9
-
-
-@dataclass(frozen=True, eq=False)
-class _Value:
-    objective: float
-    gradient: Floats
-    rho: float
 
 
 def descended(
@@ -64,8 +56,14 @@ def _staged(
         before, tau = best.rho, mu * best.rho
         if late():
             break
-        path = _path(partial(_value, problem, tau, _BARRIER * mu), theta)
-        for theta, rho in path:
+        points = path(
+            partial(_value, problem, tau, _BARRIER * mu),
+            theta,
+            steps=_ITERATIONS,
+            longest=_LONGEST,
+            least_gain=1e-7,
+        )
+        for theta, rho in points:
             if rho < best.rho:
                 best = Candidate(np.exp(theta), rho)
             if late():
@@ -75,7 +73,7 @@ def _staged(
     return best
 
 
-def _value(problem: Relaxation, tau: float, nu: float, theta: Floats) -> _Value | None:
+def _value(problem: Relaxation, tau: float, nu: float, theta: Floats) -> Value | None:
     """None where the multipliers are not feasible."""
     t = np.exp(theta)
     scaled = problem.outer / np.sqrt(t)
@@ -102,51 +100,4 @@ def _value(problem: Relaxation, tau: float, nu: float, theta: Floats) -> _Value 
     vectors, parts = vectors[:, kept], parts[kept]
     z, w = weighted @ vectors, solved.T @ (pulled @ vectors)
     gradient = (z * z - w * w) @ parts / smooth - nu * np.einsum("ij,ij->j", solved, solved)
-    return _Value(math.log(smooth) - nu * logdet, gradient, rho)
-
-
-def _path(f: Callable[[Floats], _Value | None], x: Floats) -> Iterator[tuple[Floats, float]]:
-    """L-BFGS from x: yields (x, ρ) of every accepted step."""
-    now = f(x)
-    if now is None:
-        return
-    pairs: list[tuple[Floats, Floats]] = []
-    yield x, now.rho
-    for _ in range(_ITERATIONS):
-        direction = -_scaled(pairs, now.gradient)
-        slope = float(direction @ now.gradient)
-        if slope >= 0:
-            pairs, direction = [], -now.gradient
-            slope = float(direction @ now.gradient)
-        share = min(1.0, _LONGEST / max(float(np.abs(direction).max()), 1e-300))
-        for _ in range(20):
-            moved = f(x + share * direction)
-            if moved and moved.objective <= now.objective + 1e-4 * share * slope:
-                break
-            share *= 0.4
-        else:
-            return
-        step, change = share * direction, moved.gradient - now.gradient
-        if step @ change > 1e-12 * np.linalg.norm(step) * np.linalg.norm(change):
-            pairs = [*pairs[-_MEMORY + 1 :], (step, change)]
-        gain = now.objective - moved.objective
-        x, now = x + step, moved
-        yield x, now.rho
-        if gain < 1e-7:
-            return
-
-
-def _scaled(pairs: list[tuple[Floats, Floats]], gradient: Floats) -> Floats:
-    """The two loops of L-BFGS (Nocedal & Wright, Numerical Optimization, Algorithm 7.4)."""
-    q = gradient.copy()
-    if not pairs:
-        return q * min(1.0, 0.5 / max(float(np.abs(q).max()), 1e-300))
-    factors = []
-    for s, y in reversed(pairs):
-        factors.append(float(s @ q) / float(s @ y))
-        q -= factors[-1] * y
-    s, y = pairs[-1]
-    q *= float(s @ y) / float(y @ y)
-    for (s, y), factor in zip(pairs, reversed(factors), strict=True):
-        q += s * (factor - float(y @ q) / float(s @ y))
-    return q
+    return Value(math.log(smooth) - nu * logdet, gradient, rho)

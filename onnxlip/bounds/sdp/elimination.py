@@ -31,7 +31,7 @@ import scipy.sparse as sp
 from onnxlip.bounds.sdp.form import Form, dense, product, turned
 from onnxlip.bounds.sdp.relations import Quadratic
 from onnxlip.bounds.sdp.system import Affine, Floats, Matrix, Nonlinear, System, joined, split
-from onnxlip.norms.krylov import ritz
+from onnxlip.norms.krylov import lanczos, ritz
 from onnxlip.norms.lapack import potrf, trsm
 
 __all__ = ["Choice", "Eliminated", "Elimination", "gradient", "value"]
@@ -39,6 +39,7 @@ __all__ = ["Choice", "Eliminated", "Elimination", "gradient", "value"]
 _EPS = float(np.finfo(np.float64).eps)
 _DENSE = 1024  # order up to which the last form's eigenvalues are all computed
 _STEPS = 200
+_COLUMNS = 1.5  # columns per entry of what is live, from which on they are made fewer
 
 Choice = Callable[[int, Quadratic, Matrix], Floats]
 """Multipliers of nonlinear node k, given its inequalities and P."""
@@ -155,6 +156,19 @@ class Eliminated:
         rho, x = ritz(lambda v: self.last @ v, start, _STEPS, 1e-12)
         return rho, x
 
+    def leading(self, count: int) -> tuple[Floats, Floats]:
+        """(eigenvalues of `last`, ascending, eigenvectors as columns): all of them where the order
+        is small, about `count` of the largest else."""
+        n = len(self.last)
+        if n <= _DENSE:
+            values, vectors = np.linalg.eigh(self.last)
+            return values, vectors
+        start = np.random.default_rng(n).standard_normal((1, n))
+        basis = lanczos(lambda v: v @ self.last, start, 1e-9, steps=_STEPS, leading=count).vectors.T
+        q = np.linalg.qr(basis)[0]
+        values, turn = np.linalg.eigh(q.T @ (self.last @ q))
+        return values, q @ turn
+
     def log_det(self) -> float:
         """Σ_k log det(I − W^{−½}PW^{−½})."""
         total = 0.0
@@ -187,13 +201,17 @@ class _Forward:
             begin = end
         self._parts = list(split(of.plan.system, np.zeros(len(of.multipliers))))
         self._last_read = _last_reads(of.plan)
+        self._last_bend = max(
+            (j for j, s in enumerate(of.plan.steps) if isinstance(s, _Bend)), default=-1
+        )
 
     def run(self) -> Floats:
-        for j, step in enumerate(self._of.plan.steps):
+        for j, step in enumerate(self._of.plan.steps[: self._last_bend + 1]):
             if isinstance(step, _Sum):
                 self._values[step.output] = self._sum(step.terms, step.output)
             else:
-                self._bend(step)
+                self._bend(step, last=j == self._last_bend)
+                self._compress()
             for tensor in [t for t in self._values if self._last_read.get(t, -1) <= j]:
                 del self._values[tensor]
         return joined(self._parts)
@@ -206,7 +224,7 @@ class _Forward:
             total[:, : given.shape[1]] += dense(product(term.matrix, given))
         return total
 
-    def _bend(self, step: _Bend) -> None:
+    def _bend(self, step: _Bend, last: bool) -> None:
         factor, q = self._of.factors[step.place], step.quadratic
         node = self._of.plan.system.nonlinear[step.place]
         z, s = self._sum(step.terms, node.input), self._sum(step.centred, step.output)
@@ -222,15 +240,39 @@ class _Forward:
             rates -= q.back * ((s * s) @ weights)
         squares = (w * w) @ weights
         if self._noise:
-            own = np.asfortranarray(np.eye(len(u)))
-            trsm(factor.root, own, "L", "N")
+            own = _inverse(factor.root)
             squares += self._noise * np.einsum("ij,ij->i", own, own)
-            if step.output in self._last_read:
+            if not last:
                 u = np.hstack([u, own])
                 self._weights = np.append(weights, np.full(len(u), self._noise))
         rates -= np.bincount(q.group, squares, minlength=len(rates))
         self._parts[step.place] = rates
         self._values[step.output] = u
+
+    def _compress(self) -> None:
+        """Only Σ weights v vᵀ of all live tensors together matters: no more columns than they have
+        entries."""
+        live, columns = list(self._values), len(self._weights)
+        entries = sum(len(self._values[t]) for t in live)
+        if not self._noise or columns <= _COLUMNS * entries:
+            return
+        whole = np.zeros((columns, entries))
+        edges = np.cumsum([0, *(len(self._values[t]) for t in live)])
+        for k, tensor in enumerate(live):
+            given = self._values[tensor].T
+            whole[: len(given), edges[k] : edges[k + 1]] = given
+        whole *= np.sqrt(self._weights)[:, None]
+        root = np.asarray(np.linalg.qr(whole, mode="r")).T
+        self._weights = np.ones(root.shape[1])
+        for k, tensor in enumerate(live):
+            self._values[tensor] = root[edges[k] : edges[k + 1]]
+
+
+def _inverse(root: Floats) -> Floats:
+    """R⁻¹ of the upper triangle."""
+    from scipy.linalg.lapack import dtrtri
+
+    return np.triu(dtrtri(root, lower=0)[0])
 
 
 # ── a system as steps ─────────────────────────────────────────────────────────────────────────
