@@ -1,0 +1,1 @@
+"""LipSDP: general solvers against ours, published values, best bounds within a minute."""

@@ -1,0 +1,5 @@
+"""python -m benchmarks.lipsdp"""
+
+from benchmarks.lipsdp.run import main
+
+main()
