@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +66,14 @@ def balanced(system: System, late: Late = _NEVER) -> System | None:
     with np.errstate(all="ignore"):
         for p in _POWERS:
             moved = _minimised(problem, p, theta, late)
-            if moved is None:
+            if moved is None and late():
                 break
-            theta = moved
+            theta = theta if moved is None else moved
             found = rescaled(system, problem.scales(theta))
             if best is None or found.bound < best.bound:
                 best = found
+            if late():
+                break
     return best
 
 
@@ -79,21 +82,27 @@ class _LateError(Exception):
 
 
 def _minimised(problem: _Problem, p: float, theta: Floats, late: Late) -> Floats | None:
+    """Where the search ended, or where it was when it was late; None if it had not begun."""
+    passed: list[Floats] = []
+
     def value(x: Floats) -> tuple[float, Floats]:
         if late():
             raise _LateError
         return problem.value(x, p)
 
+    def passing(x: Floats) -> None:
+        passed[:] = [np.array(x)]
+
     limits = [(-_WIDEST, _WIDEST)] * problem.size
     options: Any = {"maxiter": _ITERATIONS, "maxcor": 15, "ftol": 1e-7}
     start: Any = theta
-    try:
-        found = minimize(
-            value, start, jac=True, method="L-BFGS-B", bounds=limits, options=options
-        ).x
-    except (_LateError, np.linalg.LinAlgError):
-        return None
-    return np.asarray(found) if np.isfinite(found).all() else None
+    keep: Any = passing
+    with suppress(_LateError, np.linalg.LinAlgError):
+        minimize(
+            value, start, jac=True, method="L-BFGS-B", bounds=limits, callback=keep, options=options
+        )
+    found = passed[0] if passed else None
+    return found if found is not None and np.isfinite(found).all() else None
 
 
 def cost(system: System) -> float:

@@ -118,6 +118,13 @@ def test_errors_of_the_maps_grow_with_the_scales(rng: Rng) -> None:
 def test_late_and_what_has_no_scales_give_none(rng: Rng) -> None:
     system = layered(gaussian(rng, 4, 6, 3))
     assert scaled_autolip(system, lambda: True) is None
+    whole = scaled_autolip(system)
+    assert whole is not None
+    for allowed in range(2, 40, 5):
+        asked = itertools.count()
+        bound = scaled_autolip(system, lambda n=allowed, k=asked: next(k) >= n)  # type: ignore[misc]
+        assert bound is None or whole * (1 - 1e-9) <= bound <= system.bound
+        assert bound is not None or allowed < 10
     assert scaled_autolip(layered(gaussian(rng, 4, 3))) is None
     assert scaled_autolip(layered([np.zeros((3, 4)), np.ones((2, 3))])) is None
     assert scaled_autolip(layered([np.full((2, 2), 1e200)] * 3)) is None
