@@ -73,7 +73,7 @@ class Bounding:
             pairs = {ends: min(value, bound.value) for ends, value in pairs.items()}
         if of.confidence is not None:
             bound = self._with_confidence(norms, bound)
-        found = self._attained()
+        found = self._attained(beyond.reached if beyond else None)
         return Report(
             model=of.model.name,
             sha256=of.model.sha256,
@@ -194,12 +194,14 @@ class Bounding:
 
     # ── lower bounds ──────────────────────────────────────────────────────────────────────
 
-    def _attained(self) -> Attained | None:
+    def _attained(self, reached: Attained | None) -> Attained | None:
         """As `below` says; None where nothing is to be sought, or can be evaluated."""
         from onnxlip.bounds.lower.portfolio import by_choice
 
         of = self._of
         found, self._why = by_choice(of, of.below, of.data, self._progress)
+        if of.below != "none" and reached is not None and reached.value > _value(found):
+            found, self._why = reached, ""
         of.__dict__["_pair"] = found
         if found is not None:
             self.methods["attained"] = Method(found.value, "attained", found.seconds)
@@ -300,6 +302,10 @@ class Bounding:
     def _foreign_rules(self) -> dict[str, str]:
         used = {e.rule.op_type: e.origin for e in self._of.graph.rules.values()}
         return {op: origin for op, origin in used.items() if not origin.startswith("onnxlip.ops.")}
+
+
+def _value(found: Attained | None) -> float:
+    return found.value if found else 0.0
 
 
 def _with_uppers(norm: BlockNorm, uppers: Uppers) -> BlockNorm:

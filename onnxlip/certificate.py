@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["LATE", "LIMITED", "Bracket"]
+__all__ = ["LATE", "LIMITED", "Bracket", "Kind"]
+
+Kind = Literal["certified", "probabilistic", "estimate", "attained"]
 
 # What ends the name of a method that stood in for a better one.
 LIMITED = " (memory limit)"

@@ -25,7 +25,7 @@ def norm(w: np.ndarray, p: float = 2) -> float:
 
 def upper(model: onnx.ModelProto, **options) -> float:
     """AutoLip."""
-    return onnxlip.analyze(model, seqlip="none", lower="none", **options).upper.value
+    return onnxlip.analyze(model, method="autolip", lower="none", **options).upper.value
 
 
 @pytest.fixture
@@ -138,7 +138,8 @@ class TestSeveralInputsAndOutputs:
 
     @pytest.fixture
     def report(self, make_model) -> Report:
-        return onnxlip.analyze(make_model(self.TEXT, two=np.float64(2), three=np.float64(3)))
+        model = make_model(self.TEXT, two=np.float64(2), three=np.float64(3))
+        return onnxlip.analyze(model, method="autolip")
 
     def test_a_bound_per_pair(self, report):
         pairs = {(p.input, p.output): p.upper for p in report.pairs}
@@ -151,7 +152,7 @@ class TestSeveralInputsAndOutputs:
 
     def test_one_chosen_input_holds_the_other(self, make_model):
         model = make_model(self.TEXT, two=np.float64(2), three=np.float64(3))
-        report = onnxlip.analyze(model, inputs=["a"], outputs=["u"])
+        report = onnxlip.analyze(model, inputs=["a"], outputs=["u"], method="autolip")
         assert report.upper.value == pytest.approx(1, rel=1e-12)
 
     def test_shared_weights(self, make_model):
@@ -173,7 +174,7 @@ class TestSeveralInputsAndOutputs:
             m = MatMul(x, w) a, b = Split <axis = 1, num_outputs = 2> (m)
             c = Mul(a, two) d = Mul(b, three) y = Add(c, d) }"""
         model = make_model(text, w=10 * np.eye(4), two=np.float64(2), three=np.float64(3))
-        report = onnxlip.analyze(model, inputs=["x", "a"])
+        report = onnxlip.analyze(model, inputs=["x", "a"], method="autolip")
         pairs = {p.input: p.upper for p in report.pairs}
         assert pairs == pytest.approx({"x": 30, "a": 2}, rel=1e-8)
 

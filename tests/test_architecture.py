@@ -36,7 +36,7 @@ STATIONS = [
     {"norms"},
     {"bounds"},
     {"report"},
-    {"analysis", "testing", "witness"},
+    {"analysis", "bounding", "testing", "witness"},
     {"certify"},
     {"cli", "verify_cli"},
     {"__main__"},

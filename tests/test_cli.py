@@ -69,7 +69,7 @@ def test_seqlip_tells_its_three_figures_apart(chain, capsys, search):
     assert methods["seqlip"]["kind"] == methods["autolip"]["kind"] == "certified"
     values = [methods[k]["value"] for k in ("autolip", "seqlip", "seqlip, estimate")]
     assert values == sorted(values, reverse=True)
-    assert data["upper"] == {"value": values[1], "method": "seqlip", "kind": "certified"}
+    assert data["upper"]["value"] <= values[1]
     assert Report.from_json(out).to_dict() == data
     _, text, _ = run(capsys, chain, "--seqlip", search, "-v")
     for part in ("SeqLip, pair by pair", "estimate", "(no bound)", "upper bound", "vectors"):
@@ -269,8 +269,9 @@ class TestEffort:
         text = """net (float[40,40] x) => (float[40,40] y) {
             a = MatMul(x, v) b = Mul(a, s) y = MatMul(w, b) }"""
         file.write_bytes(make_model(text, w=w, v=v, s=s).SerializeToString())
-        certified = json.loads(run(capsys, file, "--json")[1])["upper"]["value"]
-        code, out, err = run(capsys, file, "--confidence", "1e-9", "--json", "--max", 1)
+        plain = ("--method", "autolip")
+        certified = json.loads(run(capsys, file, "--json", *plain)[1])["upper"]["value"]
+        code, out, err = run(capsys, file, *plain, "--confidence", "1e-9", "--json", "--max", 1)
         told = json.loads(out)["upper"]
         assert code == 1
         assert "gate exceeded: probabilistic upper bound" in err

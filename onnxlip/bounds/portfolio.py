@@ -21,7 +21,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +33,13 @@ from onnxlip.bounds.lower.problem import Subject
 from onnxlip.bounds.sdp.build import OutOfReachError, stacked_scales, system
 from onnxlip.bounds.sdp.elimination import Eliminated
 from onnxlip.bounds.sdp.system import Affine, Floats, System, is_sparse
+from onnxlip.certificate import Kind
 from onnxlip.network import AffineBlock
 from onnxlip.norms.workspace import Workspace
 from onnxlip.parallel import Progress, one_blas_thread
-from onnxlip.report.record import Kind
+
+if TYPE_CHECKING:
+    from onnxlip.bounds.lower.attained import Attained
 
 __all__ = ["Attempt", "Effort", "Multipliers", "Portfolio", "portfolio"]
 
@@ -45,6 +50,7 @@ _RESCALED = 60.0  # times the squares of short sides by the long ones: what resc
 _PROOF = 2.0  # likewise, of a proof
 _BRANCHED = 64  # neurons up to which one hidden layer is bounded by branch and bound unasked
 _SECONDS = 10.0  # … for so long
+_PER_SECOND = 1.5e10  # multiplications, about, for time that a proof needs
 _TOLERANCE = 1e-5  # of ρ, relative
 
 
@@ -87,11 +93,13 @@ class Multipliers:
 @dataclass(frozen=True, eq=False)
 class Portfolio:
     """attempts: in the order in which they were made; best: those multipliers that proved least;
-    notes: what was left out, and what ended early."""
+    notes: what was left out, and what ended early; reached: a pair of points that an exact method
+    found on its way, with a quotient that is a lower bound."""
 
     attempts: tuple[Attempt, ...]
     best: Multipliers | None = None
     notes: tuple[str, ...] = ()
+    reached: Attained | None = None
 
 
 def portfolio(
@@ -124,6 +132,7 @@ class _Run:
     notes: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     best: Multipliers | None = None
+    reached: Attained | None = None
 
     # ── budget ────────────────────────────────────────────────────────────────────────────
 
@@ -164,7 +173,8 @@ class _Run:
             for step in (self._scaled, self._liplt, self._multipliers, self._exact):
                 if not self.late():
                     step(found)
-        return Portfolio(tuple(self.attempts), self.best, tuple(dict.fromkeys(self.notes)))
+        notes = tuple(dict.fromkeys(self.notes))
+        return Portfolio(tuple(self.attempts), self.best, notes, self.reached)
 
     def _system(self) -> System | None:
         if self.late():
@@ -209,6 +219,7 @@ class _Run:
         if not self.wants("exact"):
             return
         from onnxlip.bounds import exact
+        from onnxlip.bounds.realised import realised
 
         if self.effort.method == "auto" and (len(of.nonlinear) > 1 or of.neurons > _BRANCHED):
             return
@@ -219,6 +230,10 @@ class _Run:
                 self.notes.append(f"exact: {found.reason}")
             return
         self.attempts.append(Attempt(found.method, found.upper, found.seconds))
+        layer = exact.layer_of(of)
+        if not isinstance(layer, str):
+            with suppress(Exception):  # a runtime may fail in any way; the upper bound stands
+                self.reached = realised(self.subject, layer, found.d)
 
     def _multipliers(self, of: System) -> None:
         if not self.wants("closed", "lipsdp-layer", "lipsdp"):
@@ -317,7 +332,7 @@ class _Search:
             start,
             run.effort.tolerance,
             ties=ties,
-            late=run.late,
+            late=self._late,
             progress=lambda steps, rho, lower: run._tell(f"{method}, {_gap(rho, lower)}"),
         )
         if found is None:
@@ -341,9 +356,35 @@ class _Search:
         assert self._start is not None
         run = self._run
         found = minimised(
-            self._system, self._start[1], tolerance=run.effort.tolerance, late=run.late
+            self._system,
+            self._start[1],
+            ties=self._channels(),
+            tolerance=run.effort.tolerance,
+            late=self._late,
+            progress=lambda steps, rho: run._tell(f"{method}, step {steps}"),
         )
+        if self._late():
+            run.notes.append(f"{method}: ended by the timeout; more time may give a lower bound")
         return self._proved(method, found.multipliers, found.rho)
+
+    def _late(self) -> bool:
+        """Whether what is left is needed for the proof."""
+        seconds = self._run.effort.seconds
+        reserved = _PROOF * self._order**3 / _PER_SECOND
+        return seconds is not None and self._run._spent + reserved >= seconds
+
+    def _channels(self) -> npt.NDArray[np.int64]:
+        """A number for every channel of every elementwise block of images, and for every other
+        block: groups of multipliers that are much the same."""
+        blocks = {b.name: b for b in self._run.subject.network.blocks}
+        groups, count = [], 0
+        for node in self._system.nonlinear:
+            shape = getattr(blocks.get(node.name), "shape", ())
+            m = node.relation.count
+            each = m // shape[1] if len(shape) > 2 and math.prod(shape) == m else m
+            groups.append(count + np.arange(m) // max(1, each))
+            count = int(groups[-1].max(initial=count - 1)) + 1
+        return np.concatenate([*groups, np.zeros(0, np.int64)]).astype(np.int64)
 
 
 def _cubes(of: System) -> float:

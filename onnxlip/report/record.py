@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from onnxlip.certificate import Kind
 from onnxlip.errors import Refused, UsageError
 from onnxlip.report.chains import ChainReport, chain_from_dict
 
 __all__ = ["SCHEMA", "BlockReport", "Bound", "Kind", "Method", "Pair", "Report", "norm_name"]
 
 SCHEMA = "1.1"
-
-Kind = Literal["certified", "probabilistic", "estimate", "attained"]
 
 
 def norm_name(p: float) -> str:

@@ -33,7 +33,8 @@ def report_lines(report: Report, width: int | None = None, verbose: bool = False
         if bound is not None
     ]
     if report.upper is not None and report.lower is not None and report.lower.value > 0:
-        figures.append(["ratio", shown_up(report.upper.value / report.lower.value, 4), "", ""])
+        ratio = report.upper.value / report.lower.value
+        figures.append(["ratio", shown_up(ratio, 4 if ratio > 1.01 else 6), "", ""])
     free = report.methods.get("free pattern")
     if free is not None:
         told = "no bound that knows slopes by intervals alone is below"

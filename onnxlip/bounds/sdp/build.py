@@ -56,7 +56,9 @@ class _Builder:
             else:
                 self._gain(block, norm)
         names = self._network
-        return System(names.inputs, names.outputs, tuple(self._nodes), self._sizes)
+        made = {*names.inputs, *(node.output for node in self._nodes)}
+        fixed = [Affine(t, ()) for t in dict.fromkeys(names.outputs) if t not in made]
+        return System(names.inputs, names.outputs, (*self._nodes, *fixed), self._sizes)
 
     def _add(self, node: Node) -> None:
         """An interior tensor that was chosen as an input stays one."""

@@ -288,6 +288,8 @@ class _Matrix:
         """λmax(M_xu M_uu⁻¹ M_ux − M_xx), an estimate."""
         w = self.width
         self._reset()
+        if w == self.size:
+            return max(0.0, float(np.linalg.eigvalsh(-self._m, UPLO="U")[-1]))
         corner = np.array(self._m[w:, w:], order="F")
         if not potrf(corner):
             return math.inf
