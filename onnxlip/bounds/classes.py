@@ -33,7 +33,7 @@ import numpy as np
 
 from onnxlip.bounds.autolip import BlockNorm, autolip
 from onnxlip.bounds.sdp.implicit import array
-from onnxlip.bounds.sdp.proof import Certifier, _Matrix, _shifted
+from onnxlip.bounds.sdp.proof import Certifier, ProofMatrix, shifted
 from onnxlip.bounds.sdp.system import Affine, Floats, Part, System, split
 from onnxlip.network import AffineBlock, Network
 from onnxlip.norms.definite import factored_margin
@@ -41,7 +41,7 @@ from onnxlip.norms.enclosure import euclid
 from onnxlip.norms.workspace import Workspace, coefficient_error, product_error
 from onnxlip.rounding import UNIT, add_up, gamma, mul_up, norm_up, sqrt_up, up
 
-__all__ = ["Classes", "by_multipliers", "by_products", "difference", "least"]
+__all__ = ["Classes", "by_multipliers", "by_products", "by_transpose", "difference", "least"]
 
 Refine = Callable[[System, Floats], Floats]
 
@@ -173,6 +173,18 @@ def by_multipliers(system: System, multipliers: Floats, refine: Refine | None = 
     return least(found, _filled(m, pairs, better, "multipliers of the pair"))
 
 
+def by_transpose(turned: System, multipliers: Floats) -> Classes:
+    """Values of all pairs from multipliers of the transposed system, whose x is y: of Jᵀ along
+    every e_i − e_j (`Certifier.along`), from one factorisation."""
+    pairs = _pairs(turned.width)
+    directions = np.zeros((turned.width, len(pairs)))
+    for k, (i, j) in enumerate(pairs):
+        directions[i, k], directions[j, k] = 1.0, -1.0
+    t = np.asarray(multipliers, np.float64)
+    values = Certifier(turned).along(t, directions) if pairs else []
+    return _filled(turned.width, pairs, values, "shared multipliers")
+
+
 class _Shared:
     """A(0) in the units of the proof, and its factors."""
 
@@ -191,12 +203,12 @@ class _Shared:
         unit = round(math.log2(guess) / 2)
         bare = Certifier(replace(self._system, outputs=()))
         scaled = split(self._system, np.ldexp(self._t, -2 * unit))
-        matrix = _Matrix(bare, scaled, unit)
-        solver = _Solver(np.array(matrix._m), matrix.width, math.ldexp(guess, -2 * unit))
+        matrix = ProofMatrix(bare, scaled, unit)
+        solver = _Solver(np.array(matrix.entries), matrix.width, math.ldexp(guess, -2 * unit))
         if not solver.possible:
             return nothing
         spread = 1.0 + len(self._system.nonlinear)
-        rows, slip = self._rows(), self._of._output_slip
+        rows, slip = self._rows(), self._of.output_slip
         step, found = max(1, _BATCH // solver.size), list[float]()
         chosen = [(slice(k, k + step), pairs[k : k + step]) for k in range(0, len(pairs), step)]
         targets = [np.stack([rows[i] - rows[j] for i, j in part]) for _, part in chosen]
@@ -219,7 +231,7 @@ class _Shared:
         for tensor, rows in zip(self._system.outputs, form.y, strict=True):
             whole = np.zeros((self._system.sizes[tensor], form.size))
             for s, matrix in rows.items():
-                whole[:, form.segment(s)] = array(_shifted(matrix, self._of.exponents[s]))
+                whole[:, form.segment(s)] = array(shifted(matrix, self._of.exponents[s]))
             parts.append(whole)
         return np.concatenate(parts)
 

@@ -40,6 +40,7 @@ from onnxlip.parallel import Progress, one_blas_thread
 
 if TYPE_CHECKING:
     from onnxlip.bounds.lower.attained import Attained
+    from onnxlip.bounds.sdp.descent import Descent
 
 __all__ = ["Attempt", "Effort", "Multipliers", "Portfolio", "portfolio"]
 
@@ -144,6 +145,15 @@ class _Run:
         """Whether the time given is over."""
         return self.effort.seconds is not None and self._spent >= self.effort.seconds
 
+    def _share(self, part: float) -> Callable[[], bool]:
+        """Late after so much of what time is left, unless this method alone was asked for: what
+        comes later is better, given time."""
+        seconds = self.effort.seconds
+        if seconds is None or self.effort.method != "auto":
+            return self.late
+        until = self._spent + part * (seconds - self._spent)
+        return lambda: self._spent >= until
+
     def wants(self, *names: str) -> bool:
         """Whether one of these was asked for, by name or with all others."""
         return self.effort.method == "auto" or self.effort.method in names
@@ -207,13 +217,15 @@ class _Run:
         from onnxlip.bounds import scaled
 
         if self.wants("scaled") and self.affords(_RESCALED * _cubes(of), "scaled AutoLip"):
-            self._attempt("scaled autolip", lambda: scaled.scaled_autolip(of, self.late))
+            late = self._share(0.05)
+            self._attempt("scaled autolip", lambda: scaled.scaled_autolip(of, late))
 
     def _liplt(self, of: System) -> None:
         from onnxlip.bounds import liplt
 
         if self.wants("liplt") and self.affords(liplt.cost(of), "LipLT"):
-            self._attempt("liplt", lambda: liplt.liplt(of, self.late))
+            late = self._share(0.1)
+            self._attempt("liplt", lambda: liplt.liplt(of, late))
 
     def _exact(self, of: System) -> None:
         if not self.wants("exact"):
@@ -355,7 +367,7 @@ class _Search:
 
         assert self._start is not None
         run = self._run
-        found = minimised(
+        found: Descent = minimised(
             self._system,
             self._start[1],
             ties=self._channels(),
@@ -379,9 +391,9 @@ class _Search:
         blocks = {b.name: b for b in self._run.subject.network.blocks}
         groups, count = [], 0
         for node in self._system.nonlinear:
-            shape = getattr(blocks.get(node.name), "shape", ())
+            shape: tuple[int, ...] = getattr(blocks.get(node.name), "shape", ())
             m = node.relation.count
-            each = m // shape[1] if len(shape) > 2 and math.prod(shape) == m else m
+            each = math.prod(shape[2:]) if len(shape) > 2 and math.prod(shape) == m else m
             groups.append(count + np.arange(m) // max(1, each))
             count = int(groups[-1].max(initial=count - 1)) + 1
         return np.concatenate([*groups, np.zeros(0, np.int64)]).astype(np.int64)

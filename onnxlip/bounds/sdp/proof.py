@@ -61,7 +61,7 @@ from onnxlip.norms.krylov import ritz
 from onnxlip.norms.lapack import potrf, trsm
 from onnxlip.rounding import add_up, gamma, mul_up, sqrt_up, up
 
-__all__ = ["Certifier"]
+__all__ = ["Certifier", "ProofMatrix", "shifted"]
 
 _WIDEST = 120  # binary exponents of units
 _LOST = 2.0**-400
@@ -120,7 +120,7 @@ class Certifier:
             unit = round(math.log2(guess) / 2)
             if abs(unit) > _WIDEST:
                 return math.inf
-            matrix = _Matrix(self, split(self.system, np.ldexp(t, -2 * unit)), unit)
+            matrix = ProofMatrix(self, split(self.system, np.ldexp(t, -2 * unit)), unit)
             found = self._proved(matrix, math.ldexp(guess, -2 * unit), unit, _FEW)
             if not math.isfinite(found):  # the guess was too low
                 found = self._proved(matrix, matrix.least(), unit, _RAISES)
@@ -128,10 +128,10 @@ class Certifier:
 
     def guess(self, multipliers: Floats) -> float:
         """The least ρ that these multipliers allow, in floating point; ∞ where there is none."""
-        m = _Matrix(self, split(self.system, multipliers), 0)
+        m = ProofMatrix(self, split(self.system, multipliers), 0)
         return m.least()
 
-    def _proved(self, matrix: _Matrix, rho: float, unit: int, raises: int) -> float:
+    def _proved(self, matrix: ProofMatrix, rho: float, unit: int, raises: int) -> float:
         k = len(self.system.nonlinear)
         slack = matrix.margin(rho)
         for _ in range(raises):
@@ -141,17 +141,58 @@ class Certifier:
             margin = matrix.definite(raised, slack)
             if margin is not None:
                 square = add_up(raised, mul_up(add_up(slack, margin), 1.0 + k), matrix.slip, _LOST)
-                return add_up(math.ldexp(sqrt_up(square), unit), self._output_slip)
+                return add_up(math.ldexp(sqrt_up(square), unit), self.output_slip)
             slack *= _FACTOR
         return math.inf
 
+    def along(self, multipliers: Floats, directions: Floats) -> list[float]:
+        """A theorem for every column c of directions, (width, count): ‖Jc‖₂ ≤ its value.
+
+        With a matrix R in the place of ρI, M ⪰ 0 says ‖y‖² ≤ xᵀRx: of these multipliers the least
+        R is a Schur complement, and one factorisation serves all directions. Errors are those of
+        `proved`, times ‖c‖². Infinite where the multipliers prove nothing.
+        """
+        guess = self.guess(multipliers) if self.possible else math.inf
+        nothing = [math.inf] * directions.shape[1]
+        if not 0 < guess < math.inf or abs(math.log2(guess)) > 2 * _WIDEST:
+            return nothing
+        with np.errstate(all="ignore"):
+            unit = round(math.log2(guess) / 2)
+            matrix = ProofMatrix(self, split(self.system, np.ldexp(multipliers, -2 * unit)), unit)
+            schur = matrix.schur()
+            if schur is None:
+                return nothing
+            rho, error = self._raised(matrix, schur, math.ldexp(guess, -2 * unit))
+            found = []
+            for c in directions.T:
+                square, length = _quadratic(rho, c), euclid(c).upper
+                off = mul_up(error, length, length)
+                size = math.ldexp(sqrt_up(add_up(square, off)), unit)
+                found.append(add_up(size, mul_up(self.output_slip, length)))
+        return found
+
+    def _raised(self, matrix: ProofMatrix, schur: Floats, scale: float) -> tuple[Floats, float]:
+        """(R, e) with ‖ŷ‖² ≤ xᵀRx + e‖x‖², R just above the Schur complement."""
+        k = len(self.system.nonlinear)
+        slack = matrix.margin(scale)
+        for _ in range(_RAISES):
+            rho = schur.copy()
+            np.einsum("ii->i", rho)[...] += slack * (1 + k)
+            margin = matrix.definite(rho, slack)
+            if margin is not None:
+                error = add_up(mul_up(add_up(slack, margin), 1.0 + k), matrix.slip, _LOST)
+                return rho, error
+            slack *= _FACTOR
+        return schur, math.inf
+
     @property
-    def _output_slip(self) -> float:
+    def output_slip(self) -> float:
+        """‖y − ŷ‖ for ‖x‖ = 1."""
         slips = [self._slips[t] for t in self.system.outputs]
         return add_up(*slips)
 
 
-class _Matrix:
+class ProofMatrix:
     """M̃ without ρ, in units of `unit` (T comes so scaled, y is scaled here), and its errors.
 
     Its upper triangle serves for factorisations, while the lower one and `_diagonal` keep it.
@@ -160,11 +201,11 @@ class _Matrix:
     def __init__(self, of: Certifier, multipliers: tuple[Floats, ...], unit: int) -> None:
         self.form, self.exponents = of.form, of.exponents
         self.size, self.width = self.form.size, self.form.width
-        self._m = np.zeros((self.size, self.size), order="F")
+        self.entries = np.zeros((self.size, self.size), order="F")
         self._terms = 4 * len(multipliers) + len(self.form.y) + 4
         self.error, self.slip, self._top = 0.0, 0.0, 0.0
         for rows in self.form.y:
-            scaled = {s: _shifted(x, self.exponents[s] - unit) for s, x in rows.items()}
+            scaled = {s: shifted(x, self.exponents[s] - unit) for s, x in rows.items()}
             self._subtract(scaled, None, 0)
         nodes = of.system.nonlinear
         for k, (node, t) in enumerate(zip(nodes, multipliers, strict=True)):
@@ -172,14 +213,15 @@ class _Matrix:
             bounds, slips = of.system.bounds, of._slips
             shown = bounds[node.input], bounds[node.output], slips[node.input]
             self.slip = add_up(self.slip, self._moved(k, node.relation, t, *shown))
-        self._diagonal = np.einsum("ii->i", self._m).copy()
+        self._diagonal = np.einsum("ii->i", self.entries).copy()
+        self._corner = np.tril(self.entries[: self.width, : self.width])
 
     # ── the entries ───────────────────────────────────────────────────────────────────────
 
     def _relation(self, k: int, relation: Relation, t: Floats) -> None:
         q = relation.quadratic
         own = self.form.inputs + k
-        rows = {s: _shifted(x, self.exponents[s]) for s, x in self.form.z[k].items()}
+        rows = {s: shifted(x, self.exponents[s]) for s, x in self.form.z[k].items()}
         few = max(_longest(q.reach, 0), 2)
         self._subtract(rows, q.reach.T @ t, few)
         weight = t[q.group]
@@ -187,12 +229,12 @@ class _Matrix:
         s = {place: slim(q.centre @ x) for place, x in rows.items()}
         self._subtract(s, rest, few, sign=1.0)
         place, exponent = self.form.segment(own), self.exponents[own]
-        np.einsum("ii->i", self._m)[place] += np.ldexp(weight, 2 * exponent)
+        np.einsum("ii->i", self.entries)[place] += np.ldexp(weight, 2 * exponent)
         sizes = []
         for other, x in s.items():
             cross = array(weighted(x, np.ldexp(weight, exponent)))
-            self._m[self.form.segment(other), place] -= cross.T
-            self._m[place, self.form.segment(other)] -= cross
+            self.entries[self.form.segment(other), place] -= cross.T
+            self.entries[place, self.form.segment(other)] -= cross
             sizes.append(_frobenius(cross))
         rounded = gamma(self._terms + 8)
         largest = math.ldexp(float(weight.max(initial=0.0)), 2 * exponent)
@@ -214,9 +256,9 @@ class _Matrix:
                     continue
                 scaled = right if weight is None else weighted(right, weight)
                 gram = sign * array(left.T @ scaled)
-                self._m[self.form.segment(a), self.form.segment(b)] += gram
+                self.entries[self.form.segment(a), self.form.segment(b)] += gram
                 if a != b:
-                    self._m[self.form.segment(b), self.form.segment(a)] += gram.T
+                    self.entries[self.form.segment(b), self.form.segment(a)] += gram.T
         self.error = add_up(self.error, mul_up(gamma(height + count + self._terms + 8), total))
 
     def _moved(
@@ -246,7 +288,7 @@ class _Matrix:
         error = gamma(_longest(centre, 1) + 2)
         spread = _spread(centre)
         rows = self.form.z[k].items()
-        sizes = [_frobenius(_shifted(x, self.exponents[s])) for s, x in rows]
+        sizes = [_frobenius(shifted(x, self.exponents[s])) for s, x in rows]
         return mul_up(error, spread, add_up(*sizes))
 
     # ── factorisations ────────────────────────────────────────────────────────────────────
@@ -255,57 +297,77 @@ class _Matrix:
         """The upper triangle from the lower one, where a factorisation has overwritten it."""
         for i in range(0, self.size, _BLOCK):
             j = i + _BLOCK
-            self._m[i:j, j:] = self._m[j:, i:j].T
-            corner = self._m[i:j, i:j]
+            self.entries[i:j, j:] = self.entries[j:, i:j].T
+            corner = self.entries[i:j, i:j]
             lower = np.tril(corner, -1)
             corner[...] = lower + lower.T
-        np.einsum("ii->i", self._m)[...] = self._diagonal
+        np.einsum("ii->i", self.entries)[...] = self._diagonal
 
     def margin(self, rho: float) -> float:
         """About the errors that M̃ has anyway."""
         trace = float(np.abs(self._diagonal).sum()) + rho * self.width
         return self.error + cholesky_margin(self.size, trace, rho, is_complex=False) + 1e-15 * rho
 
-    def definite(self, rho: float, shift: float) -> float | None:
-        """μ + η with M̂(ρ) ⪰ −(shift + μ + η), or None."""
+    def definite(self, rho: float | Floats, shift: float) -> float | None:
+        """μ + η with M̂(ρ) ⪰ −(shift + μ + η), or None. rho: a number, or a symmetric matrix."""
         self._reset()
-        diagonal = np.einsum("ii->i", self._m)
-        diagonal[: self.width] += rho
+        diagonal = np.einsum("ii->i", self.entries)
+        extra = 0.0
+        if isinstance(rho, np.ndarray):
+            corner = self.entries[: self.width, : self.width]
+            corner[...] = np.triu(corner) + np.triu(rho) + np.tril(self._corner, -1)
+            sizes = np.abs(corner).sum(axis=1).max() + np.abs(rho).sum(axis=1).max()
+            extra = mul_up(gamma(self.width + 8), float(sizes))
+        else:
+            diagonal[: self.width] += rho
         diagonal += shift
         if not np.all(diagonal > 0):
             return None
         trace, largest = float(diagonal.sum()), float(diagonal.max())
-        if not potrf(self._m):
+        if not potrf(self.entries):
             return None
-        pivots = np.einsum("ii->i", self._m)
+        pivots = np.einsum("ii->i", self.entries)
         if not np.all((pivots > 0) & (pivots < math.inf)):
             return None
         margin = cholesky_margin(self.size, trace, largest, is_complex=False)
-        rounded = mul_up(gamma(4), largest)
+        rounded = add_up(mul_up(gamma(4), largest), extra)
         return add_up(margin, self.error, rounded)
 
-    def least(self) -> float:
-        """λmax(M_xu M_uu⁻¹ M_ux − M_xx), an estimate."""
+    def schur(self) -> Floats | None:
+        """M_xu M_uu⁻¹ M_ux − M_xx, an estimate; None where M_uu is not definite."""
         w = self.width
-        self._reset()
+        inner = self._corner + np.tril(self._corner, -1).T
         if w == self.size:
-            return max(0.0, float(np.linalg.eigvalsh(-self._m, UPLO="U")[-1]))
-        corner = np.array(self._m[w:, w:], order="F")
+            return -inner
+        self._reset()
+        corner = np.array(self.entries[w:, w:], order="F")
         if not potrf(corner):
-            return math.inf
-        rest = np.array(self._m[w:, :w], order="F")
+            return None
+        rest = np.array(self.entries[w:, :w], order="F")
         trsm(corner, rest, "L", "T")
-        inner = np.array(self._m[:w, :w])
-        inner = np.triu(inner) + np.triu(inner, 1).T
-        np.einsum("ii->i", inner)[...] = self._diagonal[:w]
-        small = rest.T @ rest - inner
+        found: Floats = rest.T @ rest - inner
+        return found
+
+    def least(self) -> float:
+        """The least ρ, an estimate; ∞ where there is none."""
+        small = self.schur()
+        if small is None:
+            return math.inf
         try:
-            if w <= 300:
-                return float(np.linalg.eigvalsh(small)[-1])
-            start = np.random.default_rng(w).standard_normal(w)
+            if self.width <= 300:
+                return max(0.0, float(np.linalg.eigvalsh(small)[-1]))
+            start = np.random.default_rng(self.width).standard_normal(self.width)
             return ritz(lambda x: small @ x, start, 300, 1e-12)[0]
         except np.linalg.LinAlgError:
             return math.inf
+
+
+def _quadratic(matrix: Floats, c: Floats) -> float:
+    """cᵀRc, rounded up, of a symmetric matrix of which the upper triangle counts."""
+    whole = np.triu(matrix) + np.triu(matrix, 1).T
+    terms = c[:, None] * whole * c
+    size = float(np.abs(terms).sum())
+    return max(0.0, up(float(terms.sum()) + mul_up(gamma(terms.size + 8), size)))
 
 
 def _slips(system: System) -> dict[str, float]:
@@ -369,7 +431,7 @@ def _spread(matrix: Any) -> float:
     return mul_up(sqrt_up(mul_up(*sums)), few)
 
 
-def _shifted(matrix: Matrix, exponent: int) -> Matrix:
+def shifted(matrix: Matrix, exponent: int) -> Matrix:
     """matrix · 2^exponent, exactly."""
     if sp.issparse(matrix):
         moved = sp.csr_array(matrix)

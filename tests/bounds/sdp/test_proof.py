@@ -202,3 +202,19 @@ def test_deep_networks_of_large_norms_lose_little(rng: Rng) -> None:
     t = feasible(system)
     assert certifier.proved(t) == pytest.approx(math.sqrt(certifier.guess(t)), rel=1e-6)
     assert proof.Certifier(system).possible
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_directions_from_one_factorisation(kind, turned: bool, rng: Rng) -> None:  # type: ignore[no-untyped-def]
+    """‖Jc‖ ≤ value for all that the relations allow; the largest value over all c is the bound."""
+    system = kind(rng).transposed() if turned else kind(rng)
+    certifier, t = Certifier(system), feasible(system)
+    c = rng.standard_normal((system.width, 200))
+    values = np.array(certifier.along(t, c))
+    lengths = np.linalg.norm(c, axis=0)
+    assert np.all(values <= certifier.proved(t) * lengths * (1 + 1e-8))
+    for trial in range(40):
+        operators = [operator(n.relation, rng, trial % 2 == 0) for n in system.nonlinear]
+        assert np.all(np.linalg.norm(jacobian(system, operators) @ c, axis=0) <= values)
+    assert certifier.along(t * 1e-6, c) == [math.inf] * 200
