@@ -73,7 +73,7 @@ class Certificate:
     domain: str = "global"
 
     def to_json(self) -> str:
-        """The file's text, by certificate.schema.json."""
+        """The text of the file (docs/certificates.md)."""
         data = {"format": FORMAT, "version": VERSION, **asdict(self)}
         return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
