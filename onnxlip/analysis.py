@@ -58,6 +58,7 @@ class Analysis:
     sequential: str = "auto"
     vectors: int | None = None
     method: str = "auto"
+    pairs: bool = False
 
     @cached_property
     def rule_set(self) -> RuleSet:
@@ -209,6 +210,7 @@ def analyze(
     seqlip: str = "auto",
     vectors: int | None = None,
     method: str = "auto",
+    pairs: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Bound the Lipschitz constant of an ONNX model, over its whole input space.
@@ -235,6 +237,8 @@ def analyze(
     vectors: singular vectors of each layer for SeqLip (default: all of small layers, else 50)
     method: how upper bounds are sought: "auto" (all that the budget allows, the best one kept), or
         one of "autolip", "scaled", "liplt", "closed", "seqlip", "lipsdp-layer", "lipsdp", "exact"
+    pairs: also bound every difference of two outputs, and with data certify a radius of each row:
+        labels are an array `y` beside the inputs
     progress: called with (blocks done, blocks in all, name of the block)
 
     Raises UsageError and ModelError (wrong use, unreadable model), ShapeError (open dimension),
@@ -259,6 +263,7 @@ def analyze(
         seqlip,
         vectors,
         method,
+        pairs,
     ).report(progress)
 
 

@@ -14,6 +14,7 @@ from onnxlip.network import AffineBlock
 from onnxlip.parallel import Progress
 from onnxlip.report import BlockReport, Bound, Method, Pair, Report, norm_name
 from onnxlip.report.chains import chain_reports
+from onnxlip.report.classes import ClassReport, RadiiReport
 from onnxlip.rules import Elementwise, Gain
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Bounding:
         self._begun = time.perf_counter()
         self.methods: dict[str, Method] = {}
         self._why = ""
+        self._rows: Any = None
 
     def report(self) -> Report:
         """The bounds of this network. Raises the errors of `analyze`."""
@@ -73,6 +75,7 @@ class Bounding:
             pairs = {ends: min(value, bound.value) for ends, value in pairs.items()}
         if of.confidence is not None:
             bound = self._with_confidence(norms, bound)
+        classes, radii = self._compared(norms, bound)
         found = self._attained(beyond.reached if beyond else None)
         return Report(
             model=of.model.name,
@@ -90,6 +93,8 @@ class Bounding:
             ),
             pairs=tuple(Pair(i, o, value) for (i, o), value in pairs.items()),
             chains=chain_reports(chains.chains) if chains else (),
+            classes=classes,
+            radii=radii,
             notes=(
                 *of.graph.notes,
                 *network.notes,
@@ -165,6 +170,30 @@ class Bounding:
             self.methods["seqlip, estimate"] = Method(found.estimate, "estimate", took)
         return found
 
+    def _compared(
+        self, norms: tuple[BlockNorm, ...], bound: Bound
+    ) -> tuple[ClassReport | None, RadiiReport | None]:
+        """Differences of every two outputs, and radii of the rows of data, if asked for."""
+        of = self._of
+        if not of.pairs:
+            return None, None
+        from onnxlip.bounds.comparing import class_constants
+        from onnxlip.bounds.radius import certified_radii
+
+        certified = self._best() if bound.kind != "certified" else bound
+        found = class_constants(
+            of, norms, certified.value, of.multipliers, lambda: self._left() == 0, self._progress
+        )
+        upper = tuple(tuple(map(float, row)) for row in found.upper)
+        which = tuple(tuple(map(int, row)) for row in found.which)
+        told = ClassReport(upper, found.methods, which)
+        if of.data is None:
+            return told, None
+        rows = certified_radii(of, of.data, found.upper)
+        radii = tuple(r if math.isfinite(r) else None for r in rows.radii.tolist())
+        predictions = tuple(map(int, rows.predictions))
+        return told, RadiiReport(radii, predictions, rows.table, rows.labelled, rows.allowance)
+
     def _with_confidence(self, norms: tuple[BlockNorm, ...], bound: Bound) -> Bound:
         start = time.perf_counter()
         value = network_bound(self._of.network, self._probable(norms), self._of.norm)[0]
@@ -199,7 +228,7 @@ class Bounding:
         from onnxlip.bounds.lower.portfolio import by_choice
 
         of = self._of
-        found, self._why = by_choice(of, of.below, of.data, self._progress)
+        found, self._why = by_choice(of, of.below, self._rows, self._progress)
         if of.below != "none" and reached is not None and reached.value > _value(found):
             found, self._why = reached, ""
         of.__dict__["_pair"] = found
@@ -262,10 +291,10 @@ class Bounding:
 
     def _refuse_rows(self) -> None:
         """Rows of a wrong shape, before they are waited for."""
-        if self._of.data is not None and self._of.below != "none":
-            from onnxlip.bounds.lower.data import rows_of
+        if self._of.data is not None and (self._of.below != "none" or self._of.pairs):
+            from onnxlip.bounds.radius import labelled
 
-            rows_of(self._of.data, self._of.graph.inputs)
+            self._rows = labelled(self._of.data, self._of.graph.inputs)[0]
 
     def _remarks(self, upper: float) -> list[str]:
         remarks = []

@@ -188,7 +188,8 @@ def _parse_size(text: str | None) -> int | None:
 @click.option(
     "--data",
     metavar="FILE",
-    help="Rows (.npy, .npz) at which to look for the lower bound first, any number.",
+    help="Rows (.npy, .npz) at which to look for the lower bound first, any number; for --pairs "
+    "with labels 'y'.",
 )
 @click.option(
     "--seqlip",
@@ -204,6 +205,11 @@ def _parse_size(text: str | None) -> int | None:
     type=click.IntRange(min=1),
     metavar="K",
     help="Singular vectors of each layer for SeqLip (default: all of small layers, else 50).",
+)
+@click.option(
+    "--pairs",
+    is_flag=True,
+    help="Also bound every difference of two outputs; with --data, certify a radius of each row.",
 )
 @click.option("--attained", metavar="FILE", help="Save the two points; see 'onnxlip replay'.")
 @click.option(
@@ -239,6 +245,7 @@ def bound(
     sequential: str,
     vectors: int | None,
     method: str,
+    pairs: bool,
     attained: str | None,
     certificate: str | None,
     seed: int,
@@ -270,6 +277,7 @@ def bound(
         sequential,
         vectors,
         method,
+        pairs,
     )
     try:
         report = _with_progress(analysis.report, quiet or as_json)

@@ -1,7 +1,7 @@
 """Upper bounds beyond AutoLip, cheapest first; the best one is kept.
 
     scaled AutoLip      `scaled`          rescaled layers, then AutoLip
-    LipLT               `liplt`           linear paths kept exact (Fazlyab et al. 2023)
+    LipLT               `liplt`           linear paths kept exact (Fazlyab et al. 2023); scaled too
     closed form         `sdp.closed`      multipliers without a search (ECLipsE-Fast and better)
     SeqLip              `seqlip`          chains pair by pair (Virmaux & Scaman 2018), certified
     LipSDP-Layer        `sdp.interior`    one multiplier a block (Fazlyab et al. 2019)
@@ -32,7 +32,7 @@ from onnxlip.bounds.autolip import BlockNorm
 from onnxlip.bounds.lower.problem import Subject
 from onnxlip.bounds.sdp.build import OutOfReachError, stacked_scales, system
 from onnxlip.bounds.sdp.elimination import Eliminated
-from onnxlip.bounds.sdp.system import Affine, Floats, System, is_sparse
+from onnxlip.bounds.sdp.system import Floats, System
 from onnxlip.certificate import Kind
 from onnxlip.network import AffineBlock
 from onnxlip.norms.workspace import Workspace
@@ -40,14 +40,12 @@ from onnxlip.parallel import Progress, one_blas_thread
 
 if TYPE_CHECKING:
     from onnxlip.bounds.lower.attained import Attained
-    from onnxlip.bounds.sdp.descent import Descent
 
 __all__ = ["Attempt", "Effort", "Multipliers", "Portfolio", "portfolio"]
 
 _WORK = 2e11  # multiplications, where no time was given
 _INTERIOR = 250.0  # times the cube of the order of M: what the interior-point method takes
 _DENSE = 2600  # order of M up to which it is used
-_RESCALED = 60.0  # times the squares of short sides by the long ones: what rescaling takes
 _PROOF = 2.0  # likewise, of a proof
 _BRANCHED = 64  # neurons up to which one hidden layer is bounded by branch and bound unasked
 _SECONDS = 10.0  # … for so long
@@ -77,7 +75,7 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """What proves a bound: values, flat, of the system of the network, or of its transpose.
+    """What proves a bound: values, flat, of the network's system, `direct`, or of its transpose.
 
     scales: by which blocks of several inputs had these multiplied before they were stacked.
     """
@@ -89,6 +87,7 @@ class Multipliers:
     bound: float
     method: str
     scales: Mapping[str, tuple[float, ...]]
+    direct: System
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,11 +213,23 @@ class _Run:
         return value
 
     def _scaled(self, of: System) -> None:
-        from onnxlip.bounds import scaled
+        from onnxlip.bounds import liplt, scaled
 
-        if self.wants("scaled") and self.affords(_RESCALED * _cubes(of), "scaled AutoLip"):
-            late = self._share(0.05)
-            self._attempt("scaled autolip", lambda: scaled.scaled_autolip(of, late))
+        if not (self.wants("scaled", "liplt") and self.affords(scaled.cost(of), "scaled AutoLip")):
+            return
+        balanced: list[System] = []
+
+        def rescaled() -> float | None:
+            balanced.extend(filter(None, [scaled.balanced(of, self._share(0.05))]))
+            return min(balanced[0].bound, of.bound) if balanced else None
+
+        if self.effort.method == "liplt":
+            rescaled()
+        else:
+            self._attempt("scaled autolip", rescaled)
+        if balanced and self.wants("liplt") and self.affords(liplt.cost(of), "scaled LipLT"):
+            late = self._share(0.1)
+            self._attempt("scaled liplt", lambda: liplt.liplt(balanced[0], late))
 
     def _liplt(self, of: System) -> None:
         from onnxlip.bounds import liplt
@@ -292,7 +303,14 @@ class _Search:
         bound = self._certifier.proved(values, rho)
         if bound < math.inf:
             given = Multipliers(
-                self._system, self._turned, values, rho, bound, method, stacked_scales(self._of)
+                self._system,
+                self._turned,
+                values,
+                rho,
+                bound,
+                method,
+                stacked_scales(self._of),
+                self._of,
             )
             self.found.append(given)
         return bound
@@ -367,7 +385,7 @@ class _Search:
 
         assert self._start is not None
         run = self._run
-        found: Descent = minimised(
+        found = minimised(
             self._system,
             self._start[1],
             ties=self._channels(),
@@ -397,13 +415,6 @@ class _Search:
             groups.append(count + np.arange(m) // max(1, each))
             count = int(groups[-1].max(initial=count - 1)) + 1
         return np.concatenate([*groups, np.zeros(0, np.int64)]).astype(np.int64)
-
-
-def _cubes(of: System) -> float:
-    """Σ short² · long over all matrices that are no diagonals."""
-    parts = [p.matrix for n in of.nodes if isinstance(n, Affine) for p in n.parts]
-    shapes = [m.shape for m in parts if not (is_sparse(m) and m.nnz <= max(m.shape))]
-    return sum(float(min(shape)) ** 2 * max(shape) for shape in shapes)
 
 
 def _gap(rho: float, lower: float) -> str:

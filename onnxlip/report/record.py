@@ -11,10 +11,11 @@ from typing import Any, Literal
 from onnxlip.certificate import Kind
 from onnxlip.errors import Refused, UsageError
 from onnxlip.report.chains import ChainReport, chain_from_dict
+from onnxlip.report.classes import ClassReport, RadiiReport, classes_from_dict, radii_from_dict
 
 __all__ = ["SCHEMA", "BlockReport", "Bound", "Kind", "Method", "Pair", "Report", "norm_name"]
 
-SCHEMA = "1.1"
+SCHEMA = "1.2"
 
 
 def norm_name(p: float) -> str:
@@ -75,7 +76,7 @@ class Report:
 
     norm: "1", "2" or "inf", for inputs and outputs alike; domain: "global". upper is None only
     in a report of a refusal. All inputs are moved together and all outputs are stacked; `pairs`
-    tells each of them apart.
+    tells each of them apart; `classes` and `radii`: where differences of outputs were asked for.
     """
 
     model: str
@@ -97,6 +98,8 @@ class Report:
     version: str = ""
     seconds: float = 0.0
     chains: tuple[ChainReport, ...] = ()
+    classes: ClassReport | None = None
+    radii: RadiiReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data by the published schema (`onnxlip.report.json_schema()`)."""
@@ -127,6 +130,8 @@ class Report:
                 "blocks": tuple(_block_from_dict(b) for b in data["blocks"]),
                 "pairs": tuple(Pair(**p) for p in data["pairs"]),
                 "chains": tuple(chain_from_dict(c) for c in data.get("chains", ())),
+                "classes": classes_from_dict(data.get("classes")),
+                "radii": radii_from_dict(data.get("radii")),
                 "refused": tuple(Refused(**r) for r in data["refused"]),
                 "notes": tuple(data["notes"]),
             }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from onnxlip.report.chains import chain_lines
+from onnxlip.report.classes import class_lines
 from onnxlip.report.figures import columns, shown_down, shown_up
 from onnxlip.report.record import BlockReport, Report
 
@@ -40,6 +41,7 @@ def report_lines(report: Report, width: int | None = None, verbose: bool = False
         told = "no bound that knows slopes by intervals alone is below"
         figures.append(["free slopes", f"≈ {shown_down(free.value)}", free.kind, told])
     lines += columns(figures)
+    lines += _method_lines(report)
     if len(report.pairs) > 1:
         rows = [[pair.input, pair.output, shown_up(pair.upper)] for pair in report.pairs]
         lines += ["", *columns(rows, ["from", "to", "upper bound"])]
@@ -48,6 +50,7 @@ def report_lines(report: Report, width: int | None = None, verbose: bool = False
     if report.chains:
         room = None if width is None else max(10, min(_LONGEST, (width - 50) // 2))
         lines += ["", *chain_lines(report.chains, room, verbose), *_total(report)]
+    lines += class_lines(report.classes, report.radii)
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"rule: {op} from {origin}" for op, origin in report.rules.items()]
     affine = sum(b.kind == "affine" for b in report.blocks)
@@ -66,6 +69,19 @@ def _total(report: Report) -> list[str]:
         f"in total: AutoLip {shown_up(auto.value)} ≥ certified SeqLip {shown_up(proved.value)}; "
         f"SeqLip estimate {shown_down(guess.value)} (no bound)"
     ]
+
+
+def _method_lines(report: Report) -> list[str]:
+    """All upper bounds and what each took, the least first, where there are several."""
+    found = [(m.value, name, m.seconds) for name, m in report.methods.items() if _is_upper(m.kind)]
+    if len(found) < 2:
+        return []
+    rows = [[name, shown_up(value), f"{seconds:.2f} s"] for value, name, seconds in sorted(found)]
+    return ["", *columns(rows, ["upper bounds", "", "took"])]
+
+
+def _is_upper(kind: str) -> bool:
+    return kind in ("certified", "probabilistic")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
