@@ -37,6 +37,9 @@ from onnxlip.norms.lapack import gemm, potrf, trsm
 __all__ = ["Optimum", "minimised"]
 
 _MARGIN = 1.2  # how far above the start's multipliers the search begins, to be well inside
+# Multipliers of dying neurons are best infinite, while what rounding costs a proof grows with the
+# largest: the least of these many times the start's that costs so much of the tolerance is enough.
+_LARGEST, _CAPPED = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8, math.inf), 0.5
 _STEPS = 80
 _SHARES = (0.97, 0.92, 0.85, 0.76, 0.66, 0.5, 0.33, 0.2, 0.1, 0.03, 0.01, 3e-3)  # of a step,
 _TINY = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)  # and where starts are far from central
@@ -154,11 +157,16 @@ class _Search:
         t = wide.copy()
         t[problem.alive] *= program.untied(variables)
         rho *= problem.square
-        if np.all(problem.alive):
-            return t, rho
         t[~problem.alive] *= FORCED
+        if np.all(problem.alive) and np.all(t <= _LARGEST[0] * wide):
+            return t, rho
         form = implicit(system)
-        return t, max(rho, least(lipsdp_matrix(form, 0.0, split(system, t)), form.width))
+        for largest in _LARGEST:
+            capped = np.minimum(t, largest * wide)
+            found = least(lipsdp_matrix(form, 0.0, split(system, capped)), form.width)
+            if found <= rho * (1 + _CAPPED * self._tolerance):
+                break
+        return capped, max(rho, found)
 
     def _objective(self, x: Moments, point: Point) -> float:
         """E‖y‖², less what rounding of the constraints is worth."""

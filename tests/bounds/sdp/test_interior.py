@@ -13,6 +13,7 @@ from onnxlip.bounds.pairs import interior as pairs
 from onnxlip.bounds.pairs.relaxation import Relaxation
 from onnxlip.bounds.sdp.atoms import Moments
 from onnxlip.bounds.sdp.build import intervals, layered
+from onnxlip.bounds.sdp.closed import closed_forms
 from onnxlip.bounds.sdp.implicit import implicit, lipsdp_matrix
 from onnxlip.bounds.sdp.interior import Optimum, minimised
 from onnxlip.bounds.sdp.proof import Certifier
@@ -169,6 +170,20 @@ def test_what_is_forced_is_no_variable(rng: Rng) -> None:
         np.sqrt(found.lower), rel=1e-4
     )
     assert found.lower <= found.rho
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-25, 1e-40])
+def test_dying_neurons_take_no_proof_away(size: float, rng: Rng) -> None:
+    """Weight decay leaves weights like these; what multipliers of theirs cost is told by none."""
+    first, second, third = weights(rng, 6, 8, 8, 4)
+    first[:3] *= size
+    second[:, :3] *= size
+    second[2] *= size
+    system = layered([first, second, third])
+    found = minimised(system, closed_forms(system)["scalar"].multipliers, TOLERANCE)
+    assert found is not None
+    bound = Certifier(system).proved(found.multipliers)
+    assert bound == pytest.approx(np.sqrt(found.lower), rel=2e-6)
 
 
 def test_systems_entries_are_traces(system: System, rng: Rng) -> None:
