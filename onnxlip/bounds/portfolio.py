@@ -128,7 +128,7 @@ class _Run:
     effort: Effort
     progress: Progress | None
     begun: float = field(default_factory=time.monotonic)
-    left: float = _WORK
+    left: float = field(default_factory=lambda: _WORK)
     notes: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     best: Multipliers | None = None
@@ -245,6 +245,11 @@ class _Run:
         from onnxlip.bounds.realised import realised
 
         if self.effort.method == "auto" and (len(of.nonlinear) > 1 or of.neurons > _BRANCHED):
+            return
+        if not of.nonlinear:
+            whole = exact.affine(self.subject.network, self.norms)
+            if isinstance(whole, exact.Exact):
+                self.attempts.append(Attempt(whole.method, whole.upper, whole.seconds))
             return
         seconds = None if self.effort.seconds is None else self.effort.seconds - self._spent
         found = exact.hidden_layer(of, seconds=_SECONDS if seconds is None else seconds)
