@@ -6,7 +6,7 @@ import time
 import pytest
 
 from onnxlip import parallel
-from onnxlip.parallel import side_by_side
+from onnxlip.parallel import shared, side_by_side
 
 
 class Gauge:
@@ -84,3 +84,29 @@ def test_progress_counts_to_the_end_and_is_told_by_one_thread_at_a_time() -> Non
     assert [done for done, _, _ in told] == list(range(1, 41))
     assert {total for _, total, _ in told} == {40}
     assert {name for _, _, name in told} == set(map(str, range(40)))
+
+
+def test_idle_threads_take_turns_of_a_loop_and_results_keep_their_order() -> None:
+    seen = set()
+
+    def turn(j: int) -> int:
+        seen.add(threading.get_ident())
+        time.sleep(0.005)
+        return j * j
+
+    assert list(shared(turn, range(5))) == [0, 1, 4, 9, 16]
+    assert len(seen) == 1
+    found = side_by_side(lambda k: list(shared(turn, range(30))), [0], str)
+    assert found == [[j * j for j in range(30)]]
+    assert len(seen) > 2
+
+
+def test_an_error_in_a_shared_turn_ends_the_loop_and_a_loop_may_end_early() -> None:
+    def turn(j: int) -> int:
+        if j == 7:
+            raise ValueError("seventh")
+        return j
+
+    with pytest.raises(ValueError, match="seventh"):
+        side_by_side(lambda k: list(shared(turn, range(20))), range(3), str)
+    assert side_by_side(lambda k: next(shared(turn, range(5))), range(3), str) == [0, 0, 0]

@@ -37,8 +37,9 @@ Waves N^{−½}e^{−iω·x} err by (4d + 3)u N^{−½}, sums over places x of D
 and Σ_x |D_x| ≤ √|Q| ‖D‖ by Cauchy and Schwarz; likewise T; K̂ errs by √2 γ_{p+4d+1} M, where
 M = Σ_q |K_q|, and its product with T̂, of 2r terms, by √2 γ_{2r+2} M|T̂|. All are within 4γ_m times
 ‖V‖_F + √|Q| ‖D‖_F + √|F̄| ‖M‖_F ‖T‖_F, m = 2(r + p + |Q| + |F̄|) + 16d + 32.
-X̂ᴴX̂ and TᵀT: a product of X̂ goes through n additions at its site and two at each site, one of T
-through r|F̄|: so their sum errs by γ_{n+2·sites+r|F̄|+1} trace, twice which is taken.
+X̂ᴴX̂ and TᵀT: a product of X̂ goes through n additions at its site, two at each site of its chunk and
+one at each chunk (so at most two per site and one more), one of T through r|F̄|: so their sum errs
+by γ_{n+2·sites+r|F̄|+2} trace, twice which is taken.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from onnxlip.norms.enclosure import UNDERFLOW
 from onnxlip.norms.frame import Frame
 from onnxlip.norms.lapack import trsm
 from onnxlip.norms.modes import Modes, modes_above
+from onnxlip.parallel import give_back, shared
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
 
 __all__ = ["border_square"]
@@ -83,6 +85,7 @@ def border_square(frame: Frame, goal: float, peak: float, columns: int, entries:
     if frame.parts.shape[2] > max(_MANY, _WIDE * frame.parts.shape[1]):
         frame = frame.one_sided()
     excess = max(0.0, peak - goal)
+    freed = 8 * frame.symbol.even.size  # what estimates need, and what it takes to make that
     for part in _PARTS:
         square = goal + part * excess
         depth = min(_DEEPEST, max(_DEPTH, _SHARE * (peak / square - 1.0)))
@@ -93,11 +96,13 @@ def border_square(frame: Frame, goal: float, peak: float, columns: int, entries:
             frame = frame.one_sided()
         if modes.count > frame.columns(entries):
             continue
+        give_back(freed)
         release = released(frame, modes, square, entries)
         for _ in range(_RAISES):
             if release is None or release.top > _NEAR:
                 break
             frame.let_go()
+            give_back(freed)
             found = _proved(frame, modes, release) if release.top < 1.0 else math.inf
             if math.isfinite(found):
                 return found
@@ -136,23 +141,32 @@ def _proved(frame: Frame, modes: Modes, release: Release) -> float:
     inner *= release.unit
     inner *= frame.inner_mask[:, :, None]  # exactly 0 within the image, whatever the search did
     outer *= frame.outer_mask[:, :, None]
-    products = np.zeros((k, k), order="F")
-    worst, longest = 0.0, 0.0
     step = max(1, _CHUNK // (n * max(n, k)))
-    for i in range(0, len(frame.sites), step):
-        chunk = slice(i, min(i + step, len(frame.sites)))
+
+    def at(begin: int) -> tuple[Floats, float, float] | None:
+        chunk = slice(begin, min(begin + step, len(frame.sites)))
         y = _Phases.of(frame, chunk, frame.beyond_inner).of_columns(inner)
         if outer.size:
             waves = _Phases.of(frame, chunk, frame.beyond_outer).of_columns(outer)
             y -= frame.symbols(chunk) @ waves
-        for j, gram in enumerate(frame.symbol.triangles(frame.grid, frame.sites[chunk]), i):
+        part, worst, longest = np.zeros((k, k), order="F"), 0.0, 0.0
+        for j, gram in enumerate(frame.symbol.triangles(frame.grid, frame.sites[chunk]), begin):
             w = modes.columns(j)
-            y[j - i][:, modes.where(j)] += w if frame.own[j] else np.hstack((w, -1j * w))
+            y[j - begin][:, modes.where(j)] += w if frame.own[j] else np.hstack((w, -1j * w))
             factor, error, length = _factored(gram, w, square, frame.weights[j])
             if factor is None:
-                return math.inf
+                return None
             worst, longest = max(worst, error), max(longest, length)
-            _add_products(products, factor, y[j - i], frame.weights[j])
+            _add_products(part, factor, y[j - begin], frame.weights[j])
+        return part, worst, longest
+
+    products = np.zeros((k, k), order="F")
+    worst, longest = 0.0, 0.0
+    for found in shared(at, range(0, len(frame.sites), step)):
+        if found is None:
+            return math.inf
+        products += found[0]
+        worst, longest = max(worst, found[1]), max(longest, found[2])
     flat = outer.reshape(-1, k)
     products += flat.T @ flat
     trace = mul_up(float(np.trace(products)), up(1.0 + gamma(k)))

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from onnxlip.norms.border_sites import Sites
 from onnxlip.norms.frame import Frame
 from onnxlip.norms.modes import Modes
+from onnxlip.parallel import give_back, shared
 
 __all__ = ["Release", "released"]
 
@@ -64,8 +65,10 @@ def released(frame: Frame, modes: Modes, square: float, entries: int) -> Release
 class _Search:
     def __init__(self, frame: Frame, modes: Modes, square: float, entries: int) -> None:
         self.frame, self.modes, self.square = frame, modes, square
-        held = 3 * modes.count * (frame.inner_mask.size + frame.outer_mask.size)
-        held += 4 * frame.symbol.even.size + 2 * frame.parts.size  # single precision included
+        # Residual, directions and their images are float32, as is one of two copies of the parts;
+        # the Gram's single precision is let go where all factors fit.
+        held = 3 * modes.count * (frame.inner_mask.size + frame.outer_mask.size) // 2
+        held += 2 * frame.symbol.even.size + 3 * frame.parts.size // 2
         self.sites = Sites(frame, modes, square, max(0, entries - held))
         size = 1.0 / math.sqrt(math.prod(frame.grid.shape))
         self._waves = [
@@ -82,15 +85,13 @@ class _Search:
         value.imag = -(sin @ flat).reshape(value.shape)
         return value
 
-    def _gather(self, side: int, chunk: slice, z: Complex, weighted: bool = True) -> Floats:
+    def _gather(self, side: int, chunk: slice, z: Complex) -> Floats:
         """The adjoint of `_spread`, over ±ω."""
-        cos, sin = (x[chunk] for x in self._waves[side])
-        if weighted:
-            weights = self.frame.weights[chunk, None].astype(np.float32)
-            cos, sin = cos * weights, sin * weights
-        re = np.ascontiguousarray(z.real).reshape(len(z), -1)
-        im = np.ascontiguousarray(z.imag).reshape(len(z), -1)
-        found: Floats = (cos.T @ re - sin.T @ im).reshape(cos.shape[1], *z.shape[1:])
+        weights = self.frame.weights[chunk, None].astype(np.float32)
+        cos, sin = (x[chunk] * weights for x in self._waves[side])
+        waves = np.concatenate((cos, -sin))
+        parts = np.concatenate((z.real, z.imag)).reshape(len(waves), -1)
+        found: Floats = (waves.T @ parts).reshape(waves.shape[1], *z.shape[1:])
         return found
 
     # ── over all sites ────────────────────────────────────────────────────────────────────
@@ -98,17 +99,30 @@ class _Search:
     def _product(self, inner: Floats, outer: Floats) -> tuple[Floats, Floats]:
         """H (D, T)."""
         f = self.frame
-        down, across = np.zeros_like(inner), outer.copy()
-        for chunk in self.sites.chunks:
+        down, across = np.zeros(inner.shape, inner.dtype), outer.copy()
+
+        def at(chunk: slice) -> tuple[slice, Complex, Complex | None]:
+            prepared = self.sites.prepared(chunk)
             y = self._spread(0, chunk, inner)
-            symbols = f.estimates(chunk) if outer.size else None
-            if symbols is not None:
-                y -= symbols @ self._spread(1, chunk, outer)
-            z = self.sites.solve(chunk, y)
+            seen = self._spread(1, chunk, outer) if outer.size else None
+            for part in self.sites.batches(chunk):
+                here = slice(part.start - chunk.start, part.stop - chunk.start)
+                if seen is None:
+                    y[here] = self.sites.solve(prepared, here, y[here])
+                    continue
+                symbols = f.estimates(part)
+                y[here] -= symbols @ seen[here]
+                y[here] = self.sites.solve(prepared, here, y[here])
+                seen[here] = _adjoint(symbols, y[here])
+            return chunk, y, seen
+
+        for chunk, z, seen in shared(at, self.sites.chunks):
             down += self._gather(0, chunk, z)
-            if symbols is not None:
-                across -= self._gather(1, chunk, symbols.conj().transpose(0, 2, 1) @ z)
-        return down * f.inner_mask[:, :, None], across * f.outer_mask[:, :, None]
+            if seen is not None:
+                across -= self._gather(1, chunk, seen)
+        down *= f.inner_mask[:, :, None]
+        across *= f.outer_mask[:, :, None]
+        return down, across
 
     def _beginning(self) -> tuple[Floats, Floats, npt.NDArray[np.float64]]:
         """(the residual's two parts, K) at D = T = 0."""
@@ -117,29 +131,34 @@ class _Search:
         inner = np.zeros((len(f.beyond_inner), n, k), np.float32)
         outer = np.zeros((len(f.beyond_outer), r, k), np.float32)
         products = np.zeros((k, k))
-        for chunk in self.sites.chunks:
-            for j in range(chunk.start, chunk.stop):
-                w, where, one = self.sites.coefficients(j), self.modes.where(j), slice(j, j + 1)
-                if not w.shape[1]:
-                    continue
-                z = self.sites.solve_at(j, w)
-                if not f.own[j]:
-                    z, w = np.hstack((z, -1j * z)), np.hstack((w, -1j * w))
-                inner[:, :, where] = -self._gather(0, one, z[None])
-                products[where, where] = f.weights[j] * (w.conj().T @ z).real
-                if outer.size:
-                    seen = f.estimates(one)[0].conj().T @ z
-                    outer[:, :, where] = self._gather(1, one, seen[None])
+
+        def at(j: int) -> None:  # every site has columns of its own
+            w, where, one = self.sites.coefficients(j), self.modes.where(j), slice(j, j + 1)
+            z = self.sites.solve_at(j, w)
+            if not f.own[j]:
+                z, w = np.hstack((z, -1j * z)), np.hstack((w, -1j * w))
+            inner[:, :, where] = -self._gather(0, one, z[None])
+            products[where, where] = f.weights[j] * (w.conj().T @ z).real
+            if outer.size:
+                outer[:, :, where] = self._gather(1, one, _adjoint(f.estimates(one), z[None]))
+
+        for _ in shared(at, [j for j in range(len(f.sites)) if self.modes.columns(j).shape[1]]):
+            pass
         inner *= f.inner_mask[:, :, None]
         outer *= f.outer_mask[:, :, None]
         return inner, outer, products
 
     def run(self) -> Release:
         """Steps until κ is clearly below 1, or for long."""
+        self.sites.prepare()
+        if len(self.frame.beyond_outer):
+            self.frame.hold()
         rest, rest_outer, products = self._beginning()
-        inner, outer = np.zeros_like(rest), np.zeros_like(rest_outer)
+        # np.zeros takes no memory before it is written to, zeros_like would.
+        inner, outer = np.zeros(rest.shape, rest.dtype), np.zeros(rest_outer.shape, rest.dtype)
         seen, across = self.sites.means(bool(outer.size))
         across[np.diag_indices(len(across))] += 1.0
+        give_back(4 * rest.size)
         solves = [np.linalg.inv(x.astype(np.float64)).astype(np.float32) for x in (seen, across)]
         before: tuple[Floats, ...] | None = None
         values, vectors = np.linalg.eigh(products)
@@ -147,16 +166,23 @@ class _Search:
             if not values.size or not len(rest) + len(rest_outer) or values[-1] < _DONE:
                 break
             active = vectors[:, values > min(_ACTIVE, 0.9 * values[-1])].astype(np.float32)
-            p: Floats = (solves[0] @ (rest @ active)) * self.frame.inner_mask[:, :, None]
+            p: Floats = solves[0] @ (rest @ active)
+            p *= self.frame.inner_mask[:, :, None]
             q: Floats = rest_outer @ active
             if q.size:
-                q = (solves[1] @ q) * self.frame.outer_mask[:, :, None]
+                q = solves[1] @ q
+                q *= self.frame.outer_mask[:, :, None]
             if before is not None:
                 beta = _dot(before[2], p) + _dot(before[3], q)
-                p, q = p - before[0] @ beta, q - before[1] @ beta
+                p -= before[0] @ beta
+                q -= before[1] @ beta
+                before = None  # memory, during the product
             hp, hq = self._product(p, q)
             half = _rooted(_dot(p, hp) + _dot(q, hq))
-            p, q, hp, hq = p @ half, q @ half, hp @ half, hq @ half
+            p = p @ half  # one after another: each of them takes as much as the residual
+            q = q @ half
+            hp = hp @ half
+            hq = hq @ half
             alpha = _dot(p, rest) + _dot(q, rest_outer)
             inner += p @ alpha
             outer += q @ alpha
@@ -173,19 +199,31 @@ class _Search:
         """−dκ/ds² = ‖B⁻¹Yx‖² for the top eigenvector x of K."""
         f = self.frame
         x = direction.astype(np.float32)
-        column, column_outer, total = inner @ x, outer @ x, 0.0
-        for chunk in self.sites.chunks:
+        column, column_outer = inner @ x, outer @ x
+
+        def at(chunk: slice) -> float:
             y = self._spread(0, chunk, column)
             if outer.size:
-                y -= f.estimates(chunk) @ self._spread(1, chunk, column_outer)
+                seen = self._spread(1, chunk, column_outer)
+                for part in self.sites.batches(chunk):
+                    here = slice(part.start - chunk.start, part.stop - chunk.start)
+                    y[here] -= f.estimates(part) @ seen[here]
             for j in range(chunk.start, chunk.stop):
                 w = self.sites.coefficients(j)
                 if w.shape[1]:
                     wide = w if f.own[j] else np.hstack((w, -1j * w))
                     y[j - chunk.start] += wide @ x[self.modes.where(j)]
-            sizes = np.square(np.abs(self.sites.solve(chunk, y))).sum(axis=(1, 2))
-            total += float(sizes @ f.weights[chunk])
-        return total / self.sites.unit**2
+            z = self.sites.solve(self.sites.prepared(chunk), slice(0, len(y)), y)
+            return float(np.square(np.abs(z)).sum(axis=(1, 2)) @ f.weights[chunk])
+
+        return sum(shared(at, self.sites.chunks)) / self.sites.unit**2
+
+
+def _adjoint(symbols: Complex, z: Complex) -> Complex:
+    """K̂ᴴz at every site."""
+    found: Complex = symbols.transpose(0, 2, 1) @ z.conj()
+    np.conjugate(found, out=found)
+    return found
 
 
 def _dot(a: Floats, b: Floats) -> Floats:

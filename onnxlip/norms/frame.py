@@ -97,6 +97,10 @@ class Frame:
         value.imag = (sin @ flat).reshape(-1, n, r)
         return value
 
+    def hold(self) -> None:
+        """Make what `estimates` needs: threads that ask for it at once would each make it."""
+        self._single  # noqa: B018
+
     def let_go(self) -> None:
         """Drop what only estimates need; it is made again when asked for."""
         self.__dict__.pop("_single", None)
@@ -104,7 +108,8 @@ class Frame:
 
     @cached_property
     def _single(self) -> npt.NDArray[np.float32]:
-        return np.asarray(self.parts / self.symbol.unit, np.float32, order="C")
+        found = np.empty(self.parts.shape, np.float32)
+        return np.divide(self.parts, self.symbol.unit, out=found, casting="same_kind")
 
 
 def frame(

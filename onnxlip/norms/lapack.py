@@ -5,7 +5,8 @@ that a second thread waits for a Cholesky factorisation of seconds. The same rou
 to Cython by address; called through ctypes they let other threads go on. Where those addresses
 are not what they are expected to be, scipy's functions serve.
 
-Matrices are those of Fortran's order, of which one triangle is read and written: the upper one.
+Matrices are those of Fortran's order, of which one triangle is read and written: the upper one,
+where nothing else is said.
 Their rows must be next to each other (strides[0] = itemsize), columns may lie apart.
 """
 
@@ -171,19 +172,25 @@ def symv(gram: Array, x: Array) -> Array:
     return y
 
 
-def trsm(factor: Array, y: Array, side: str = "L", trans: str = "N") -> None:
-    """y ← op(R)⁻¹y (side "L") or y op(R)⁻¹ ("R") in place; R the upper triangle of `factor`;
-    trans: "N", "T" or "C"."""
+def trsm(factor: Array, y: Array, side: str = "L", trans: str = "N", uplo: str = "U") -> None:
+    """y ← op(R)⁻¹y (side "L") or y op(R)⁻¹ ("R") in place; R the upper triangle of `factor`, or
+    the lower one where uplo is "L"; trans: "N", "T" or "C"."""
     kind = _KINDS[y.dtype.char]
     routine = _routine("blas", kind + "trsm")
     if routine is None:  # pragma: no cover
         from scipy.linalg import blas
 
         found = getattr(blas, kind + "trsm")(
-            1.0, factor, y, side=int(side == "R"), trans_a="NTC".index(trans), overwrite_b=1
+            1.0,
+            factor,
+            y,
+            side=int(side == "R"),
+            lower=int(uplo == "L"),
+            trans_a="NTC".index(trans),
+            overwrite_b=1,
         )
         if not np.shares_memory(found, y):
             y[...] = found
         return
     one = np.ones(1, y.dtype)
-    _call(routine, side, "U", trans, "N", *y.shape, one, factor, _step(factor), y, _step(y))
+    _call(routine, side, uplo, trans, "N", *y.shape, one, factor, _step(factor), y, _step(y))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from onnxlip.norms.definite import factored
 from onnxlip.norms.frame import Frame
+from onnxlip.parallel import shared
 from onnxlip.rounding import gamma, mul_up, up
 
 __all__ = ["Modes", "modes_above"]
@@ -67,15 +68,23 @@ def modes_above(frame: Frame, cut: float, most: int) -> Modes | None:
     step = max(1, _CHUNK // symbol.order**2)
     found: dict[int, Complex] = {}
     widths = np.zeros(len(frame.sites) + 1, np.int64)
-    for i in range(0, len(frame.sites), step):
-        grams = symbol.estimates(frame.grid, frame.sites[i : i + step])
-        for j, gram in enumerate(grams, i):
-            own = bool(frame.own[j])
-            values, vectors = _leading(gram.real if own else gram, cut / symbol.unit**2)
-            values *= symbol.unit**2
+    level = cut / symbol.unit**2
+
+    def at(begin: int) -> list[tuple[int, Floats, Complex]]:
+        grams = symbol.estimates(frame.grid, frame.sites[begin : begin + step])
+        pairs = []
+        for j, gram in enumerate(grams, begin):
+            pairs.append((j, *_leading(gram.real if frame.own[j] else gram, level)))
+        return pairs
+
+    symbol.hold()
+    for pairs in shared(at, range(0, len(frame.sites), step)):
+        for j, values, vectors in pairs:
             if not values.size:
                 continue
-            sizes = np.maximum(values - cut, 0.0)  # single precision may see one above that is not
+            own = bool(frame.own[j])
+            # Single precision may see one above the cut that is not.
+            sizes = np.maximum(values * symbol.unit**2 - cut, 0.0)
             found[j] = vectors * np.sqrt(sizes * (1.0 if own else 0.5))
             widths[j + 1] = len(values) * (1 if own else 2)
         if widths.sum() > most:

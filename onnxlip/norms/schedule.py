@@ -42,6 +42,7 @@ R = TypeVar("R")
 
 _FINE = 3e-4  # a torus this close to the lower end is left as it is
 _SHARP, _SHARPEST = 2e-3, 5e-4  # slack that a sharpened convolution has, at most and at least
+_SPARED = 0.75  # of what the last one gains beyond the goal; the rest is for estimates that fail
 _UNKNOWN = Bound(0.0, "")
 _SMALL = 256  # rows and columns below which threads cost more than they save
 
@@ -261,6 +262,8 @@ class _Schedule:
                 continue
             sharp.add(place)
             left += gains[place]
+        if sharp and left > 0:  # what is to spare makes all of them a little cheaper
+            tolerance = max(tolerance, min(_SHARP, tolerance + _SPARED * left / len(sharp)))
         return sharp, tolerance
 
     def _short_of(self, sharp: set[tuple[int, int]], tolerance: float) -> set[tuple[int, int]]:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxlip.parallel import shared
 from onnxlip.rounding import gamma, mul_up, up
 
 __all__ = ["Grid", "Shifts", "Symbol", "autocorrelation", "roots", "shifts", "whole"]
@@ -195,6 +196,10 @@ class Symbol:
         """A power of two near √cap: Ĝ/unit² is at most 1, as single precision has a short range."""
         return 2.0 ** (math.frexp(self.cap)[1] // 2 + 1)
 
+    def hold(self) -> None:
+        """Make what `estimates` needs: threads that ask for it at once would each make it."""
+        self._singles  # noqa: B018
+
     def let_go(self) -> None:
         """Drop what only estimates need; it is made again when asked for."""
         self.__dict__.pop("_singles", None)
@@ -205,7 +210,8 @@ class Symbol:
         found = []
         for triangle, sign in ((self.even, 1), (self.odd, -1)):
             full = np.empty((len(triangle), self.order**2), np.float32)
-            full[:, self._below] = triangle * self.unit**-2
+            for row, packed in zip(full, triangle, strict=True):  # never a copy of all
+                row[self._below] = packed * self.unit**-2
             above = self._below % self.order * self.order + self._below // self.order
             full[:, above] = sign * full[:, self._below]
             found.append(full)
@@ -230,19 +236,25 @@ def autocorrelation(places: Ints, parts: Floats) -> Symbol:
         lag = tuple(int(a) for a in places[i] - places[j])
         if lag >= (0,) * d:
             pairs.setdefault(lag, []).append((i, j))
+    lags = np.array(list(pairs), dtype=np.int64).reshape(len(pairs), d)
     below = np.tril_indices(m)
-    correlation: Any
     even, odd = np.empty((2, len(pairs), len(below[0])))
-    for t, (lag, members) in enumerate(pairs.items()):
-        correlation = sum(parts[i] @ parts[j].T for i, j in members)
-        if not any(lag):
+
+    def at(t: int) -> None:
+        correlation = np.zeros((m, m))
+        for i, j in members[t]:
+            correlation += parts[i] @ parts[j].T
+        if not any(lags[t]):
             correlation *= 0.5
         even[t] = (correlation + correlation.T)[below]
         odd[t] = (correlation - correlation.T)[below]
+
+    members = list(pairs.values())
+    for _ in shared(at, range(len(members))):
+        pass
     size = np.abs(parts).sum(axis=0)
     norms = float(size.sum(axis=0).max()), float(size.sum(axis=1).max())
     cap = mul_up(*norms, up(1.0 + gamma(2 * p + 2 * m + 2 * k)))
     terms = k * p + 4 * d + len(pairs) + 1
     error = mul_up(_ROOT2, gamma(terms), cap)
-    lags = np.array(list(pairs), dtype=np.int64).reshape(len(pairs), d)
     return Symbol(lags, even, odd, error, cap)

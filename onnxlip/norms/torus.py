@@ -45,6 +45,7 @@ from onnxlip.norms.enclosure import UNDERFLOW, Enclosure, exponent_of, float64, 
 from onnxlip.norms.frame import frame
 from onnxlip.norms.peaks import Search, largest, swept
 from onnxlip.norms.symbol import Grid, Shifts, Symbol, autocorrelation, roots, shifts, whole
+from onnxlip.parallel import give_back
 from onnxlip.rounding import UNIT, add_up, div_up, down, gamma, mul_up, sqrt_up, up
 
 __all__ = ["Effort", "TorusBound", "any_size_bound", "torus_bound", "torus_shape"]
@@ -257,6 +258,7 @@ class _Sharper:
         found = TorusBound(others, int(groups[0]), _method(1.0))
         for j in groups:
             symbol = autocorrelation(self.shifted.places, self.shifted.parts[:, j])
+            give_back(8 * symbol.even.size)
             if symbol.cap <= mul_up(found.upper, found.upper):
                 continue
             here = self.bound(int(j), symbol)

@@ -35,7 +35,7 @@ _ENTRIES = 4_000_000  # … of at most so many entries (32 MB)
 _PLANE, _WIDE = 256, 16  # beyond these a convolution's torus is as good, and much cheaper
 _BATCH = 1 << 21  # float64 entries of the largest intermediate of one batch of columns
 LEAST_MEMORY = 3 << 24  # bytes without which nothing can be done
-_CHUNKS = 1 << 25  # bytes that chunks of converted weights and of symbols take
+_CHUNKS = 5 << 22  # bytes that chunks of converted weights and of symbols take
 _COLUMNS = 400  # modes of a torus whose border is released, at most
 _MEMORY = 1 << 27  # float64 entries that one product may hold (1 GiB)
 
