@@ -3,7 +3,8 @@
 * x is replaced by its coordinates in the space of all rows that read it: M is ρI across it.
 * Where E q_j = 0 for x of covariance I (and hence for all x: q_j ≥ 0), u_j = s_j holds for every
   moment matrix, T_j is best infinite, and u_j is no variable: neurons with z = 0, windows of
-  equal entries. Their T_j are `FORCED` times the start's in the end.
+  equal entries. Their T_j are `FORCED` times the start's in the end. Neurons that die, with
+  T_j E q_j next to nothing, are treated alike: they would keep all others from moving.
 * Units of u in which the start's multipliers, some margin wider, are 1; units of x in which their
   ρ is 1.
 
@@ -36,6 +37,7 @@ __all__ = ["FORCED", "Reduced", "reduced", "smaller"]
 FORCED = 1e6
 _FORCED = 1e-12  # of E Σ reach z², what is left of it by u
 _NOTHING = 1e-290
+_NEGLIGIBLE = 1e-20  # of what the start's multiplier of another neuron is worth
 _RANK = 1e-13
 _TILE = 256
 _NEAR = 1.05  # ρ of which M⁻¹ gives the covariance of x to start from, per least ρ
@@ -95,7 +97,8 @@ def reduced(
     if not 0 < square < math.inf:
         return None
     shares = 1.0 / (_NEAR * square - w)
-    forward = _Forward(form, wide, basis, (v * (shares / shares.sum())) @ v.T)
+    nearer = (v * (shares / shares.sum())) @ v.T
+    forward = _Forward(form, wide, basis, nearer, forward.alive)
     unit = math.sqrt(square)
     scale = np.concatenate([np.ones(program.width), *(a / unit for a in forward.scales)])
     moments = forward.moments * scale
@@ -106,8 +109,15 @@ def reduced(
 class _Forward:
     """Segments of the smaller v: x, then u of every relation of which some is a variable."""
 
-    def __init__(self, form: Implicit, wide: Floats, basis: Matrix, covariance: Floats) -> None:
-        self._form = form
+    def __init__(
+        self,
+        form: Implicit,
+        wide: Floats,
+        basis: Matrix,
+        covariance: Floats,
+        alive: Sequence[npt.NDArray[np.bool_]] | None = None,
+    ) -> None:
+        self._form, self._given = form, alive
         width = basis.shape[1]
         self.edges = [0, width]
         self.moments = np.zeros((form.size, form.size))
@@ -135,7 +145,11 @@ class _Forward:
         reached = q.reach @ np.diagonal(zz)
         slack = reached if q.back is None else reached - q.back * np.diagonal(ss)
         count = np.bincount(q.group, minlength=len(t))
+        worth = slack * t
         free = (count > 0) & (slack > _FORCED * reached) & (slack > _NOTHING)
+        free &= worth > _NEGLIGIBLE * worth.max(initial=0.0)
+        if self._given is not None:
+            free = self._given[k]
         self.alive.append(free)
         chosen = free[q.group]
         n, begin = int(chosen.sum()), self.edges[-1]
