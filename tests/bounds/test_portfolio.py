@@ -144,10 +144,8 @@ def test_wrong_use(make_model):
         analyze(MODELS / "mlp_relu.onnx", method="best")
     with pytest.raises(UsageError, match="for the 2-norm"):
         analyze(MODELS / "mlp_relu.onnx", method="lipsdp", norm=1)
+    one = make_model("net (float[1,2] x) => (float[1,1] y) { y = MatMul(x, w) }", w=np.ones((2, 1)))
     with pytest.raises(UsageError, match="--pairs compares"):
-        one = make_model(
-            "net (float[1,2] x) => (float[1,1] y) { y = MatMul(x, w) }", w=np.ones((2, 1))
-        )
         analyze(one, pairs=True)
 
 
