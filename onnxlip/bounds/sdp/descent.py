@@ -29,12 +29,12 @@ from onnxlip.bounds.sdp.system import Floats, System, joined
 
 __all__ = ["Descent", "cost", "minimised"]
 
-_STAGES = (0.1, 0.03, 0.01, 0.003, 0.001)  # μ
+_STAGES = (0.1, 0.01, 0.001, 0.0003)  # μ
 _MARGIN = 1.02  # the start may be at the edge
-_TIED, _FREE = 12, 40  # steps
+_TIED, _FREE = 12, 100  # steps
 _LONGEST = 1.5  # the largest change of an entry of θ in a step
 _LEAST = 1e-9  # weights of eigenvectors that are left out
-_GAIN = 0.02  # of μ: a stage ends with a step that gains less
+_GAIN = 0.005  # of μ: a stage ends with a step that gains less
 _MOST = 8  # eigenvectors, where not all of them are computed
 
 
