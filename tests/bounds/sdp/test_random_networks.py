@@ -16,7 +16,7 @@ from onnxlip.bounds.sdp.build import layered
 from tests.random_graphs.bounds import Outcome, check
 from tests.random_graphs.patterns import jacobian, largest_pattern
 
-CHUNK, COUNT = 6, 48
+CHUNK, COUNT = 6, 30
 
 
 @cache
