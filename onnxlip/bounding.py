@@ -139,7 +139,8 @@ class Bounding:
         effort = Effort(of.method, self._left())
         found = portfolio(of, norms, work, upper, effort, self._progress)
         for attempt in found.attempts:
-            if attempt.value < math.inf:
+            known = self.methods.get(attempt.method)
+            if attempt.value < (known.value if known else math.inf):
                 told = Method(attempt.value, attempt.kind, attempt.seconds)
                 self.methods[attempt.method] = told
         of.__dict__["_multipliers"] = found.best

@@ -81,7 +81,7 @@ def _ours(system: System) -> tuple[float, float, float]:
     start = time.perf_counter()
     small, _ = smaller(system)
     forms = closed_forms(small).values()
-    first = min(forms, key=lambda form: form.top()[0])
+    first = min(forms, key=lambda form: form.rho)
     found = minimised(small, first.multipliers, 2 * _TOLERANCE)
     assert found is not None
     value = Certifier(small).proved(found.multipliers, found.rho)

@@ -31,7 +31,8 @@ import numpy.typing as npt
 from onnxlip.bounds.autolip import BlockNorm
 from onnxlip.bounds.lower.problem import Subject
 from onnxlip.bounds.sdp.build import OutOfReachError, stacked_scales, system
-from onnxlip.bounds.sdp.elimination import Eliminated
+from onnxlip.bounds.sdp.closed import ClosedForm, closed_forms
+from onnxlip.bounds.sdp.relations import Windows
 from onnxlip.bounds.sdp.system import Floats, System
 from onnxlip.certificate import Kind
 from onnxlip.network import AffineBlock
@@ -264,9 +265,11 @@ class _Run:
                 self.reached = realised(self.subject, layer, found.d)
 
     def _multipliers(self, of: System) -> None:
+        from onnxlip.bounds.sdp.reduction import smaller
+
         if not self.wants("closed", "lipsdp-layer", "lipsdp"):
             return
-        search = _Search(self, of)
+        search = _Search(self, *smaller(of), of)
         if not search.possible:
             self.notes.append(f"LipSDP: {of.neurons} neurons are too many for its proof")
             return
@@ -274,23 +277,32 @@ class _Run:
             search.closed()
             if self.wants("lipsdp-layer", "lipsdp"):
                 search.optimised()
-        self.best = min(search.found, key=lambda given: given.bound, default=None)
+        found = search.found
+        if any(
+            isinstance(n.relation, Windows) for n in of.nonlinear
+        ):  # the other way differs there
+            other = _Search(self, *_other(of, search), of)
+            if self.affords(2 * other.closed_cost, "LipSDP of the transpose"):
+                other.closed()
+                if self.wants("lipsdp-layer", "lipsdp"):
+                    other.optimised()
+                found = found + other.found
+        self.best = min(found, key=lambda given: given.bound, default=None)
 
 
 class _Search:
     """For multipliers of one system or of its transpose, whichever is cheaper."""
 
-    def __init__(self, run: _Run, of: System) -> None:
+    def __init__(self, run: _Run, system: System, turned: bool, of: System) -> None:
         from onnxlip.bounds.sdp.proof import Certifier
-        from onnxlip.bounds.sdp.reduction import smaller
 
         self._run, self._of = run, of
-        self._system, self._turned = smaller(of)
+        self._system, self.turned = system, turned
         self._certifier = Certifier(self._system)
         self._order = float(self._system.width + self._system.neurons)
         self._start: tuple[float, Floats] | None = None
         self.found: list[Multipliers] = []
-        self._forms: dict[str, Eliminated] = {}
+        self._forms: dict[str, ClosedForm] = {}
 
     @property
     def possible(self) -> bool:
@@ -309,7 +321,7 @@ class _Search:
         if bound < math.inf:
             given = Multipliers(
                 self._system,
-                self._turned,
+                self.turned,
                 values,
                 rho,
                 bound,
@@ -325,10 +337,8 @@ class _Search:
         method = "closed-form multipliers"
 
         def prove() -> float:
-            from onnxlip.bounds.sdp.closed import closed_forms
-
-            self._forms = closed_forms(self._system)
-            forms = [(e.top()[0], e.multipliers) for e in self._forms.values()]
+            self._forms = closed_forms(self._system, self._run._share(0.15))
+            forms = [(e.rho, e.multipliers) for e in self._forms.values()]
             if not forms:
                 return math.inf
             self._start = min(forms, key=lambda form: form[0])
@@ -383,7 +393,8 @@ class _Search:
     def _one_each(self) -> tuple[Floats, npt.NDArray[np.int64]]:
         """Equal multipliers within each block, feasible, and their numbers."""
         counts = [n.relation.count for n in self._system.nonlinear]
-        return self._forms["scalar"].multipliers, np.repeat(np.arange(len(counts)), counts)
+        form = self._forms.get("scalar") or next(iter(self._forms.values()))
+        return form.multipliers, np.repeat(np.arange(len(counts)), counts)
 
     def _descent(self, method: str) -> float:
         from onnxlip.bounds.sdp.descent import minimised
@@ -420,6 +431,11 @@ class _Search:
             groups.append(count + np.arange(m) // max(1, each))
             count = int(groups[-1].max(initial=count - 1)) + 1
         return np.concatenate([*groups, np.zeros(0, np.int64)]).astype(np.int64)
+
+
+def _other(of: System, search: _Search) -> tuple[System, bool]:
+    """The orientation that a search did not take."""
+    return (of, False) if search.turned else (of.transposed(), True)
 
 
 def _gap(rho: float, lower: float) -> str:

@@ -18,22 +18,23 @@ least differs from network to network:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from onnxlip.bounds.sdp.elimination import Eliminated, Elimination
+from onnxlip.bounds.sdp.elimination import Elimination
 from onnxlip.bounds.sdp.form import dense
 from onnxlip.bounds.sdp.relations import Quadratic
 from onnxlip.bounds.sdp.system import Floats, Matrix, System
 from onnxlip.norms.krylov import ritz
 
-__all__ = ["SHAPES", "closed_forms", "cost"]
+__all__ = ["SHAPES", "ClosedForm", "closed_forms", "cost"]
 
 Shape = Callable[[Floats], Floats]
 
 SHAPES: Mapping[str, Shape] = {
-    "scalar": lambda p: np.ones(len(p)),
     "seq-l2": lambda p: np.sqrt(np.einsum("ij,ij->i", p, p)),
+    "scalar": lambda p: np.ones(len(p)),
     "diagonal": lambda p: np.einsum("ii->i", p).copy(),
     "root": lambda p: np.sqrt(np.abs(np.einsum("ii->i", p))),
     "rows": lambda p: np.abs(p).sum(axis=1),
@@ -45,11 +46,25 @@ _NOTHING = 1e-100
 _DIRECT = 300
 
 
-def closed_forms(system: System) -> dict[str, Eliminated]:
-    """By name, with the multipliers (`.multipliers`, flat) and what they prove (`.top()`)."""
+@dataclass(frozen=True, eq=False)
+class ClosedForm:
+    """multipliers: flat; rho: what they prove, in floating point."""
+
+    multipliers: Floats
+    rho: float
+
+
+def closed_forms(system: System, late: Callable[[], bool] = lambda: False) -> dict[str, ClosedForm]:
+    """All that are feasible, by name; after the first one only while it is not late."""
     plan = Elimination(system)
-    found = {name: plan.chosen(_choice(shape)) for name, shape in SHAPES.items()}
-    return {name: e for name, e in found.items() if e is not None}
+    found: dict[str, ClosedForm] = {}
+    for name, shape in SHAPES.items():
+        if found and late():
+            break
+        eliminated = plan.chosen(_choice(shape))
+        if eliminated is not None:
+            found[name] = ClosedForm(eliminated.multipliers, eliminated.top()[0])
+    return found
 
 
 def cost(system: System) -> float:

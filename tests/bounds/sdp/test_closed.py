@@ -20,7 +20,7 @@ def test_every_closed_form_proves_what_it_says(kind, turned: bool, rng: Rng) -> 
     assert set(found) == set(SHAPES)
     certifier = Certifier(system)
     for form in found.values():
-        rho = form.top()[0]
+        rho = form.rho
         bound = certifier.proved(form.multipliers, rho)
         assert bound == pytest.approx(math.sqrt(rho), rel=1e-7)
         for trial in range(40):
@@ -39,7 +39,7 @@ def test_the_factor_is_the_best_one() -> None:
     """On one neuron the least of r²s + c²λ + c²λ²/(s − λ) is the true constant, λ(r + c)²."""
     for low, high in ((0.0, 1.0), (-0.2, 1.1), (0.3, 0.5)):
         system = layered([np.array([[2.0]]), np.array([[3.0]])], low, high)
-        rho = closed_forms(system)["scalar"].top()[0]
+        rho = closed_forms(system)["scalar"].rho
         assert math.sqrt(rho) == pytest.approx(6 * max(abs(low), high), rel=2e-3)
 
 
@@ -49,5 +49,5 @@ def test_neurons_that_nobody_reads_cost_nothing(rng: Rng) -> None:
     fewer = [np.delete(w[0], [2, 3], axis=0), np.delete(w[1], [2, 3], axis=1)]
     for name, form in closed_forms(layered(w)).items():
         less = closed_forms(layered(fewer))[name]
-        assert form.top()[0] >= less.top()[0] * (1 - 1e-9)
-        assert form.top()[0] <= less.top()[0] * 4
+        assert form.rho >= less.rho * (1 - 1e-9)
+        assert form.rho <= less.rho * 4
