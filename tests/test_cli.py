@@ -1,6 +1,8 @@
 """The command line as a user meets it: what is printed where, and the exit code."""
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -287,3 +289,72 @@ class TestEffort:
         assert code == 2
         assert "--confidence is for the 2-norm" in err
         assert run(capsys, path, "--confidence", "1e-20")[0] == 2
+
+
+class TestBeyondAutoLip:
+    MODEL = Path(__file__).parent.parent / "fixtures" / "models" / "mlp_relu.onnx"
+
+    def test_every_method_is_told_and_the_best_comes_first(self, capsys):
+        code, out, _ = run(capsys, self.MODEL, "--lower", "none")
+        assert code == 0
+        lines = out.splitlines()
+        (start,) = (k for k, line in enumerate(lines) if line.startswith("upper bounds"))
+        told = list(itertools.takewhile(str.strip, lines[start + 1 :]))
+        values = [float(re.split(r"\s{2,}", line)[1]) for line in told]
+        assert values == sorted(values)
+        assert f"{values[0]:g}" in lines[3]
+        assert any(line.startswith("autolip") for line in told)
+
+    def test_a_proof_is_saved_and_verified(self, capsys, tmp_path):
+        file = tmp_path / "cert.json"
+        code, _, err = run(
+            capsys, self.MODEL, "--lower", "none", "--method", "lipsdp", "--certificate", file
+        )
+        assert (code, err) == (0, "")
+        code, out, err = run(capsys, "verify", file, self.MODEL)
+        assert (code, err) == (0, "")
+        assert out.startswith("verified: L ≤ 10.4")
+        other = self.MODEL.with_name("mlp_tanh.onnx")
+        code, out, err = run(capsys, "verify", file, other)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        data = json.loads(file.read_text())
+        file.write_text(json.dumps(data | {"bound": data["bound"] * 0.99}))
+        code, out, err = run(capsys, "verify", file, self.MODEL)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+
+    def test_a_bound_without_a_certificate_of_its_own(self, capsys, tmp_path):
+        file = tmp_path / "cert.json"
+        code, _, err = run(capsys, self.MODEL, "--method", "seqlip", "--certificate", file, "-q")
+        assert code == 0
+        assert "certificates are made of multipliers and of norms" in err
+        assert run(capsys, "verify", file, self.MODEL)[0] == 0
+
+    def test_pairs_of_classes_as_text_and_as_json(self, capsys, tmp_path):
+        rows = tmp_path / "rows.npz"
+        rng = np.random.default_rng(0)
+        np.savez(rows, x=rng.standard_normal((5, 64)).astype(np.float32), y=np.arange(5))
+        words = (self.MODEL, "--pairs", "--data", rows, "--lower", "none")
+        _, text, _ = run(capsys, *words)
+        assert "y_i − y_j" in text
+        assert "certified accuracy of 5 rows: right by the labels given" in text
+        code, out, _ = run(capsys, *words, "--json")
+        data = json.loads(out)
+        Draft202012Validator(json_schema()).validate(data)
+        assert code == 0
+        assert len(data["classes"]["upper"]) == 10
+        assert len(data["radii"]["radii"]) == 5
+        assert Report.from_json(out).to_dict() == data
+
+    def test_wrong_use_is_one_line(self, capsys, tmp_path):
+        bad = tmp_path / "bad.npz"
+        np.savez(bad, x=np.zeros((2, 64), np.float32), y=[0.5, 1])
+        for words in (
+            ("--method", "best"),
+            ("--method", "lipsdp", "--norm", "1"),
+            ("--pairs", "--data", bad),
+            ("--certificate", tmp_path / "missing" / "cert.json"),
+            ("--norm", "inf", "--certificate", tmp_path / "c.json"),
+        ):
+            code, _, err = run(capsys, self.MODEL, *words)
+            assert code == 2, words
+            assert err.count("\n") == 1

@@ -282,7 +282,8 @@ class _Run:
             isinstance(n.relation, Windows) for n in of.nonlinear
         ):  # the other way differs there
             other = _Search(self, *_other(of, search), of)
-            if self.affords(2 * other.closed_cost, "LipSDP of the transpose"):
+            other.what = "LipSDP of the transpose"
+            if self.affords(2 * other.closed_cost, other.what):
                 other.closed()
                 if self.wants("lipsdp-layer", "lipsdp"):
                     other.optimised()
@@ -301,6 +302,7 @@ class _Search:
         self._certifier = Certifier(self._system)
         self._order = float(self._system.width + self._system.neurons)
         self._start: tuple[float, Floats] | None = None
+        self.what = "LipSDP"
         self.found: list[Multipliers] = []
         self._forms: dict[str, ClosedForm] = {}
 
@@ -360,7 +362,7 @@ class _Search:
             elif run.affords(cost, "LipSDP-Layer"):
                 run._attempt("lipsdp-layer", lambda: self._interior("lipsdp-layer", layered=True))
             return
-        if run.affords(cost, "LipSDP"):
+        if run.affords(cost, self.what):
             solve = self._interior if dense else self._descent
             run._attempt("lipsdp-neuron", lambda: solve("lipsdp-neuron"))
 
