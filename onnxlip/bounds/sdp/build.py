@@ -17,7 +17,7 @@ from onnxlip.norms.dense import dense_norm
 from onnxlip.norms.workspace import Workspace, coefficient_error, product_error
 from onnxlip.rounding import add_up, div_up, mul_up, norm_up
 
-__all__ = ["OutOfReachError", "intervals", "layered", "stacked_scales", "system"]
+__all__ = ["OutOfReachError", "bent", "intervals", "layered", "stacked_scales", "system"]
 
 _ENTRIES = 60_000_000  # stored entries of all maps together
 _BATCH = 1 << 22  # entries of the columns written out at a time
@@ -115,25 +115,10 @@ class _Builder:
 
     def _slopes(self, block: SlopeBlock) -> None:
         (source,), (target,) = block.inputs, block.outputs
-        centre, radius = intervals(*block.flat())
-        free = np.flatnonzero(radius > 0)
-        fixed = np.flatnonzero(radius == 0)
-        if not len(fixed):
-            self._add(Nonlinear(target, source, Slopes(centre, radius), block.name))
-            return
-        through = np.where(radius == 0, centre, 0.0)
-        straight = sp.csr_array(sp.diags_array(through, format="csr"))
-        parts = [Part(source, straight, float(np.abs(through).max(initial=0.0)))]
-        if len(free):
-            n = len(centre)
-            choose = sp.csr_array(sp.eye_array(n, format="csr")[free])
-            before, after = f"{block.name}:free", f"{block.name}:bent"
-            self._sizes |= {before: len(free), after: len(free)}
-            self._add(Affine(before, (Part(source, choose, 1.0),)))
-            relation = Slopes(centre[free], radius[free])
-            self._add(Nonlinear(after, before, relation, block.name))
-            parts.append(Part(after, sp.csr_array(choose.T), 1.0))
-        self._add(Affine(target, tuple(parts)))
+        nodes, sizes = bent(target, source, *intervals(*block.flat()), block.name, block.name)
+        self._sizes |= sizes
+        for node in nodes:
+            self._add(node)
 
     def _gain(self, block: GainBlock, norm: BlockNorm) -> None:
         if block.form.picks is not None and len(block.inputs) == len(block.outputs) == 1:
@@ -178,6 +163,30 @@ class _Builder:
         self._sizes[stacked] = total
         self._add(Affine(stacked, tuple(parts)))
         return stacked, gain
+
+
+def bent(
+    target: str, source: str, centre: Floats, radius: Floats, name: str, prefix: str
+) -> tuple[list[Node], dict[str, int]]:
+    """The nodes of target = diag(d) source, |d − centre| ≤ radius, and the sizes of tensors between
+    (prefix: of their names). Slopes of radius 0 are no part of a relation: they are affine."""
+    free = np.flatnonzero(radius > 0)
+    if len(free) == len(centre):
+        return [Nonlinear(target, source, Slopes(centre, radius), name)], {}
+    through = np.where(radius == 0, centre, 0.0)
+    straight = sp.csr_array(sp.diags_array(through, format="csr"))
+    parts = [Part(source, straight, float(np.abs(through).max(initial=0.0)))]
+    if not len(free):
+        return [Affine(target, tuple(parts))], {}
+    choose = sp.csr_array(sp.eye_array(len(centre), format="csr")[free])
+    before, after = f"{prefix}:free", f"{prefix}:bent"
+    parts.append(Part(after, sp.csr_array(choose.T), 1.0))
+    nodes: list[Node] = [
+        Affine(before, (Part(source, choose, 1.0),)),
+        Nonlinear(after, before, Slopes(centre[free], radius[free]), name),
+        Affine(target, tuple(parts)),
+    ]
+    return nodes, {before: len(free), after: len(free)}
 
 
 def stacked_scales(of: System) -> dict[str, tuple[float, ...]]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxlip.bounds.sdp.atoms import Moments
+from onnxlip.bounds.sdp.atoms import Moments, joint
 from onnxlip.bounds.sdp.implicit import implicit, lipsdp_matrix
 from onnxlip.bounds.sdp.program import Point, inner, least
 from onnxlip.bounds.sdp.reduction import FORCED, Reduced, reduced
@@ -55,13 +55,15 @@ Told = Callable[[int, float, float], None]
 class Optimum:
     """multipliers: flat, of the system; rho: with them M(ρ, T) ⪰ 0; lower: no multipliers give
     less (both in floating point); steps; stalled: rounding stopped the search before the
-    tolerance was met."""
+    tolerance was met; moments: (3, multipliers), T_j times E w_j², r_j² E z_j² and r_j E w_j z_j
+    of w = u − cz, 0 for those that are no variables or not of one entry each."""
 
     multipliers: Floats
     rho: float
     lower: float
     steps: int
     stalled: bool
+    moments: Floats
 
 
 def minimised(
@@ -98,7 +100,7 @@ def minimised(
 def _linear(system: System) -> Optimum:
     form = implicit(system)
     rho = max(0.0, least(lipsdp_matrix(form, 0.0, ()), form.width))
-    return Optimum(np.zeros(0), rho, rho, 0, False)
+    return Optimum(np.zeros(0), rho, rho, 0, False, np.zeros((3, 0)))
 
 
 class _Search:
@@ -118,7 +120,7 @@ class _Search:
         program, square = self._program, self._problem.square
         if not program.pieces:
             t, rho = self._restored(system, wide, np.zeros(0), 1.0)
-            return Optimum(t, rho, square, 0, False)
+            return Optimum(t, rho, square, 0, False, np.zeros((3, len(t))))
         point = self._inside()
         if point is None:
             return None
@@ -138,7 +140,7 @@ class _Search:
             point, x = moved
             steps += 1
         t, rho = self._restored(system, wide, point.t, point.rho)
-        return Optimum(t, rho, lower * square, steps, stalled)
+        return Optimum(t, rho, lower * square, steps, stalled, self._seen(x, point.t))
 
     def _inside(self) -> Point | None:
         program = self._program
@@ -167,6 +169,20 @@ class _Search:
             if found <= rho * (1 + _CAPPED * self._tolerance):
                 break
         return capped, max(rho, found)
+
+    def _seen(self, x: Moments, variables: Floats) -> Floats:
+        """`Optimum.moments`."""
+        alive = self._problem.alive
+        found = np.zeros((3, int(alive.sum())))
+        for piece in self._program.pieces:
+            if isinstance(piece.reach, np.ndarray):
+                (ww, wz), (_, zz) = joint(piece, piece, x)
+                found[0, piece.places] = np.diagonal(ww)
+                found[1, piece.places] = np.diagonal(zz) * piece.reach
+                found[2, piece.places] = np.diagonal(wz) * np.sqrt(piece.reach)
+        whole = np.zeros((3, len(alive)))
+        whole[:, alive] = self._problem.square * self._program.untied(variables) * found
+        return whole
 
     def _objective(self, x: Moments, point: Point) -> float:
         """E‖y‖², less what rounding of the constraints is worth."""
