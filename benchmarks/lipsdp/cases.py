@@ -6,14 +6,17 @@ first, so that equal optima check both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import scipy.sparse as sp
+from onnx import numpy_helper
 
 from onnxlip.bounds.sdp.build import layered
 from onnxlip.bounds.sdp.relations import Slopes
@@ -22,6 +25,7 @@ from onnxlip.bounds.sdp.system import Affine, Matrix, Node, Nonlinear, Part, Sys
 __all__ = ["CASES", "Case", "Plain"]
 
 Floats = npt.NDArray[np.float64]
+_FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,18 @@ def _chain(*sizes: int, alpha: float = 0.0, beta: float = 1.0) -> tuple[System, 
     """Gaussian weights, scaled to a spectral norm of 1."""
     rng = np.random.default_rng(0)
     weights = [_unit(rng.standard_normal((m, n))) for n, m in pairwise(sizes)]
+    return _of(weights, alpha, beta)
+
+
+def _trained() -> tuple[System, Plain]:
+    """The fixture's layers, each scaled to a spectral norm of 1."""
+    model = onnx.load(_FIXTURES / "mlp_deep.onnx")
+    arrays = [numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer]
+    return _of([_unit(w) for w in arrays if w.ndim == 2], 0.0, 1.0)
+
+
+def _of(weights: Sequence[Floats], alpha: float, beta: float) -> tuple[System, Plain]:
+    sizes = [weights[0].shape[1], *(len(w) for w in weights)]
     edges = np.cumsum([0, *sizes[:-1]])
     n, c = np.zeros((edges[-1] - sizes[0], edges[-1])), np.zeros((sizes[-1], edges[-1]))
     for k, w in enumerate(weights[:-1]):
@@ -101,6 +117,7 @@ CASES = (
     Case("four residual blocks of width 8", partial(_residual, 4, 8, 4)),
     Case("32-32-32-10", partial(_chain, 32, 32, 32, 10)),
     Case("64-64-64-64-10", partial(_chain, 64, 64, 64, 64, 10), large=True),
+    Case("mlp_deep (trained), 64-64-64-64-10", _trained, large=True),
     Case("eight residual blocks of width 64", partial(_residual, 8, 64, 10), general=False),
     Case("784-1024-1024-10", partial(_chain, 784, 1024, 1024, 10), False, True),
 )

@@ -59,7 +59,7 @@ def solved(plain: Plain, solver: str, tolerance: float, seconds: float) -> Solve
             "max_iters": 10**7,
         },
     }[solver]
-    data, chain, inverse = problem.get_problem_data(solver)
+    data, chain, inverse = problem.get_problem_data(solver, solver_opts=options)
     start = time.process_time()
     try:
         answer = chain.solve_via_data(problem, data, solver_opts=options)

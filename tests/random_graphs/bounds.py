@@ -169,6 +169,8 @@ def main(first: int, last: int) -> int:
     for seed in range(first, last):
         if seed % 100 == 0:
             print(f"from seed {seed} on, {time.perf_counter() - start:.0f} s", flush=True)
+        if seed % 1000 == 0 and seed > first:
+            print(f"so far: {tally}", flush=True)
         try:
             outcome = check(seed)
         except Exception as error:
