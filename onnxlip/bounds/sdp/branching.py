@@ -11,10 +11,8 @@ gains), which are relaxed and never split, it is the maximum of what is left of 
 
 Which slope: as `pairs.branching` does for one hidden layer, κ_j = r_j E w_j z_j / (r_j² E z_j²) of
 the relaxation's moments says how decided d_j = c_j + κ_j r_j is, and the one of the largest
-T_j E w_j² (1 − κ_j²) is split. The rounded d_j is where `_Patterns.climb` starts: with (g, v) the
-leading singular pair of J(d), gᵀJv is linear in the slopes of one node, so that setting them to the
-ends that make it larger, node after node from the outputs back, never lowers the norm. The best
-pattern found is an estimate of the maximum (theory.md, section 4, "Free-pattern maximum").
+T_j E w_j² (1 − κ_j²) is split. The best pattern that was climbed to from rounded d_j (`patterns`)
+is an estimate of the maximum.
 
 A node is given up at a bound ≤ (1 + tolerance) times the best pattern's norm. Its search ends as
 soon as that is reached, or as it is clear that the node must be split: once the dual's bound is
@@ -30,39 +28,51 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxlip.bounds.sdp.build import bent
 from onnxlip.bounds.sdp.closed import closed_forms
-from onnxlip.bounds.sdp.implicit import implicit
 from onnxlip.bounds.sdp.interior import Optimum, minimised
+from onnxlip.bounds.sdp.patterns import Ends, Patterns
 from onnxlip.bounds.sdp.proof import Certifier
 from onnxlip.bounds.sdp.relations import Slopes
 from onnxlip.bounds.sdp.system import Floats, Node, Nonlinear, System, split
-from onnxlip.rounding import add_up
 
-__all__ = ["Branched", "branched", "fixed", "slope_ends"]
+__all__ = ["MOST", "NODES", "SECONDS", "Branched", "branched", "cost", "fixed", "slopes"]
 
+MOST = 200  # slopes beyond which splitting some of them adds little
+NODES = 100  # where no time is given: seconds, for some 60 neurons
+SECONDS = 60.0  # where it was asked for, and no time is given
+
+_PROOF = 2.0  # times the cube of the order of M, in multiplications
 _SHARE = 0.25  # a node's gap may be this part of what it lacks
 _STARTS = 16  # random patterns to climb from before anything else
-_SWEEPS = 50  # of a climb: it ends long before
-_RISE = 1e-12  # less is rounding
 
 Late = Callable[[], bool]
-Ends = npt.NDArray[np.int8]  # of every multiplier: −1 or 1 where its slope is fixed there, else 0
 
 
 @dataclass(frozen=True, eq=False)
 class Branched:
     """upper ≥ ‖J(d)‖₂ for all slopes, proved; lower: the norm at `pattern`, in floating point, an
     estimate of the maximum. pattern: flat, the slopes by multipliers of the system, NaN for those
-    of other relations (which are as their centre says); nodes: how many were bounded."""
+    of other relations (which are as their centre says); nodes: how many were bounded; complete:
+    whether the two ends differ by the tolerance only."""
 
     upper: float
     lower: float
     pattern: Floats
     nodes: int
+    complete: bool
     seconds: float
+
+
+def slopes(system: System) -> int:
+    """How many can be split."""
+    return sum(n.relation.rows for n in system.nonlinear if isinstance(n.relation, Slopes))
+
+
+def cost(system: System) -> float:
+    """Multiplications that the proofs of `NODES` nodes take, roughly."""
+    return NODES * _PROOF * float(system.width + system.neurons) ** 3
 
 
 def branched(
@@ -94,33 +104,19 @@ def branched(
             return None
         while search.open and not over() and (nodes is None or search.nodes + 2 <= nodes):
             search.split()
-    took = time.monotonic() - begun
-    return Branched(search.upper, search.best, search.patterns.at(search.ends), search.nodes, took)
+    upper, best = search.upper, search.best
+    complete, took = upper <= best * (1 + tolerance), time.monotonic() - begun
+    return Branched(upper, best, search.patterns.at(search.ends), search.nodes, complete, took)
 
 
-def slope_ends(system: System) -> tuple[Floats, Floats]:
-    """The ends of all slope intervals by multipliers, rounded outward; NaN for other relations."""
-    low, high = [np.zeros(0)], [np.zeros(0)]
-    for node in system.nonlinear:
-        relation = node.relation
-        ends = np.full((2, relation.count), math.nan)
-        if isinstance(relation, Slopes):
-            pairs = zip(relation.centre.tolist(), relation.radius.tolist(), strict=True)
-            rows = [[0.0 - add_up(-c, r), add_up(c, r)] for c, r in pairs]
-            ends = np.reshape(rows, (-1, 2)).T
-        low.append(ends[0])
-        high.append(ends[1])
-    return np.concatenate(low), np.concatenate(high)
-
-
-def fixed(system: System, slopes: Floats) -> System:
-    """The system with u_j = slopes_j z_j for multipliers j of `Slopes`, NaN for those left free.
+def fixed(system: System, d: Floats) -> System:
+    """The system with u_j = d_j z_j for multipliers j of `Slopes`, NaN for those left free.
 
     Its multipliers are the others, in order.
     """
     nodes: list[Node] = []
     sizes = dict(system.sizes)
-    given = iter(split(system, slopes))
+    given = iter(split(system, d))
     for node in system.nodes:
         values = next(given) if isinstance(node, Nonlinear) else np.zeros(0)
         if not isinstance(node, Nonlinear) or np.all(np.isnan(values)):
@@ -134,70 +130,6 @@ def fixed(system: System, slopes: Floats) -> System:
         nodes += parts
         sizes |= between
     return System(system.inputs, system.outputs, tuple(nodes), sizes)
-
-
-class _Patterns:
-    """J(d) of slopes at their ends, in floating point."""
-
-    def __init__(self, system: System) -> None:
-        self.low, self.high = slope_ends(system)
-        self.is_slope = np.isfinite(self.low)
-        form = implicit(system)
-        self._width, self._size = form.width, form.size
-        self._y = np.concatenate(
-            [
-                form.dense(rows, system.sizes[tensor])
-                for rows, tensor in zip(form.y, system.outputs, strict=True)
-            ]
-        )
-        self._layers: list[tuple[slice, slice, Floats, Floats | None]] = []
-        begin = 0
-        for k, (rows, relation) in enumerate(zip(form.z, form.relations, strict=True)):
-            places = slice(begin, begin + relation.count)
-            begin = places.stop
-            centre = None if isinstance(relation, Slopes) else relation.quadratic.centre.toarray()
-            self._layers.append((form.own(k), places, form.dense(rows, relation.columns), centre))
-
-    def at(self, ends: Ends) -> Floats:
-        """The slopes at these ends; NaN for what is no slope, or free."""
-        return np.where(ends > 0, self.high, np.where(ends < 0, self.low, math.nan))
-
-    def climb(self, ends: Ends) -> tuple[float, Ends]:
-        """A pattern that no sweep improves, and its norm."""
-        best = self._leading(ends)
-        for _ in range(_SWEEPS):
-            moved = self._swept(ends, *best[1:])
-            found = self._leading(moved)
-            if not found[0] > best[0] * (1 + _RISE):
-                break
-            ends, best = moved, found
-        return best[0], ends
-
-    def _leading(self, ends: Ends) -> tuple[float, Floats, Floats]:
-        """‖J‖, its left singular vector, and v = [x; u] for x the right one."""
-        d = self.at(ends)
-        v = np.zeros((self._size, self._width))
-        v[: self._width] = np.eye(self._width)
-        for own, places, rows, centre in self._layers:
-            z = rows @ v
-            v[own] = d[places, None] * z if centre is None else centre @ z
-        jacobian = self._y @ v
-        if not jacobian.size or not np.all(np.isfinite(jacobian)):
-            return 0.0, np.zeros(len(self._y)), np.zeros(self._size)
-        left, values, right = np.linalg.svd(jacobian, full_matrices=False)
-        return float(values[0]), left[:, 0], v @ right[0]
-
-    def _swept(self, ends: Ends, left: Floats, v: Floats) -> Ends:
-        """Ends that make leftᵀJv larger, from the outputs back; ties stay."""
-        ends, cotangent = ends.copy(), self._y.T @ left
-        for own, places, rows, centre in reversed(self._layers):
-            if centre is not None:
-                cotangent += rows.T @ (centre.T @ cotangent[own])
-                continue
-            product = cotangent[own] * (rows @ v)
-            ends[places] = np.where(product == 0, ends[places], np.sign(product))
-            cotangent += rows.T @ (self.at(ends)[places] * cotangent[own])
-        return ends
 
 
 @dataclass(order=True, frozen=True)
@@ -219,7 +151,7 @@ class _Search:
 
     def __init__(self, system: System, tolerance: float, late: Late) -> None:
         self._system, self._tolerance, self._late = system, tolerance, late
-        self.patterns = _Patterns(system)
+        self.patterns = Patterns(system)
         self.ends: Ends = self.patterns.is_slope.astype(np.int8)
         self.best, self.closed, self.nodes = 0.0, 0.0, 0
         self._seen: set[bytes] = set()

@@ -14,11 +14,12 @@ import pytest
 from onnxlip.analysis import Analysis
 from onnxlip.bounds.pairs.branching import branch_and_bound
 from onnxlip.bounds.pairs.problem import Pair
-from onnxlip.bounds.sdp import branching, build
-from onnxlip.bounds.sdp.branching import Branched, branched, fixed, slope_ends
+from onnxlip.bounds.sdp import build, patterns
+from onnxlip.bounds.sdp.branching import Branched, branched, fixed
 from onnxlip.bounds.sdp.build import intervals, layered
 from onnxlip.bounds.sdp.closed import closed_forms
 from onnxlip.bounds.sdp.interior import minimised
+from onnxlip.bounds.sdp.patterns import Patterns, slope_ends
 from onnxlip.bounds.sdp.proof import Certifier
 from onnxlip.bounds.sdp.reduction import smaller
 from onnxlip.bounds.sdp.relations import Slopes
@@ -81,6 +82,7 @@ def search(system: System, **options: float) -> Branched:
 def test_it_equals_brute_force(kind: Callable[[Rng], System], seed: int) -> None:
     system = kind(np.random.default_rng(seed))
     truth, found = largest(system), search(system, tolerance=1e-5)
+    assert found.complete
     assert truth * (1 - 1e-12) <= found.upper <= truth * (1 + 1.1e-5)
     assert found.lower == pytest.approx(truth, rel=1.1e-5)
     assert norm_at(system, found.pattern) == pytest.approx(found.lower, rel=1e-12)
@@ -109,11 +111,38 @@ def test_more_nodes_never_widen_it_and_the_same_are_the_same() -> None:
     found = [search(system, nodes=n, tolerance=1e-7) for n in (1, 5, 11, 31, 61)]
     uppers, lowers = [f.upper for f in found], [f.lower for f in found]
     assert uppers == sorted(uppers, reverse=True)
+    assert [f.complete for f in found] == [f.upper <= f.lower * (1 + 1e-7) for f in found]
+    assert not found[0].complete
     assert uppers[-1] < uppers[0] * (1 - 1e-4)
     assert lowers == sorted(lowers)
     again = search(system, nodes=31, tolerance=1e-7)
     assert (again.upper, again.lower, again.nodes) == (uppers[3], lowers[3], found[3].nodes)
     assert np.array_equal(again.pattern, found[3].pattern)
+
+
+def test_a_child_is_never_above_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where its own proof is worse."""
+    system = sequential(np.random.default_rng(1))
+    whole, right = search(system, nodes=1), Certifier.proved
+
+    def worse(self: Certifier, t: Floats, rho: float | None = None) -> float:
+        return right(self, t, rho) * (2.0 if len(t) < system.multipliers else 1.0)
+
+    monkeypatch.setattr(Certifier, "proved", worse)
+    assert search(system, nodes=9).upper <= whole.upper
+
+
+def test_undecided_slopes_are_split_first() -> None:
+    """A few nodes close gaps of some percent: 24 neurons have 2²⁴ patterns."""
+    nodes, gaps = 0, []
+    for seed in range(4):
+        system = layered(weights(np.random.default_rng(seed), 8, 12, 12, 4))
+        found = search(system)
+        assert found.complete
+        nodes += found.nodes
+        gaps.append(search(system, nodes=1).upper / found.upper - 1)
+    assert max(gaps) > 0.01
+    assert nodes <= 100
 
 
 def test_it_is_never_above_lipsdp_and_no_pattern_is_above_it() -> None:
@@ -182,6 +211,23 @@ def test_fixed_slopes_are_affine_and_keep_the_multipliers(kind: Callable[[Rng], 
         assert Certifier(node).proved(start[free]) <= above * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_climbing_never_lowers_the_norm(kind: Callable[[Rng], System]) -> None:
+    rng = np.random.default_rng(12)
+    system = kind(rng)
+    of, truth, reached, rises = Patterns(system), largest(system), 0.0, []
+    for _ in range(30):
+        ends = rng.choice(np.array([-1, 1], np.int8), system.multipliers)
+        before, (value, after) = norm_at(system, of.at(ends)), of.climb(ends)
+        assert value >= before * (1 - 1e-12)
+        assert norm_at(system, of.at(after)) == pytest.approx(value, rel=1e-12)
+        assert np.all(np.abs(after) == 1)
+        reached = max(reached, value)
+        rises.append(value > 1.1 * before)
+    assert 0.99 * truth <= reached <= truth * (1 + 1e-12)
+    assert np.mean(rises) > 0.5
+
+
 def test_ends_contain_the_interval() -> None:
     rng = np.random.default_rng(6)
     relation = Slopes(rng.standard_normal(200), rng.random(200))
@@ -242,7 +288,7 @@ def test_a_wrong_node_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_child_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With both children fixed at the same end, the search ends below some maximum."""
-    monkeypatch.setattr(branching, "slope_ends", lambda s: (slope_ends(s)[0],) * 2)
+    monkeypatch.setattr(patterns, "slope_ends", lambda s: (slope_ends(s)[0],) * 2)
     found = [layered(weights(np.random.default_rng(s), 2, 3, 2, 2), -0.25, 1.0) for s in range(3)]
     assert any(search(s).upper < largest(s) * (1 - 1e-9) for s in found)
 
