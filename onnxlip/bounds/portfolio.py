@@ -245,7 +245,39 @@ class _Run:
         from onnxlip.bounds import exact
         from onnxlip.bounds.realised import realised
 
-        if self.effort.method == "auto" and (len(of.nonlinear) > 1 or of.neurons > _BRANCHED):
+        if len(of.nonlinear) > 1:  # slopes split, to the end or to a limit
+            from onnxlip.bounds.sdp import branching
+            from onnxlip.bounds.sdp.reduction import smaller
+
+            asked, timed = self.effort.method == "exact", self.effort.seconds is not None
+            method, count = "slopes, branch and bound", branching.slopes(of)
+            if not 0 < count <= (branching.MOST if asked else _BRANCHED):
+                if asked:
+                    few = f"{count} slopes, and up to {branching.MOST} are split"
+                    self.notes.append(
+                        f"exact: it has {len(of.nonlinear)} nonlinear layers of {few}"
+                    )
+                return
+            best = self.best
+            chosen = smaller(of)[0] if best is None else best.system
+            if not self.affords(branching.cost(chosen), method):
+                return
+            self._tell(method)
+            split = branching.branched(
+                chosen,
+                None if best is None else best.values,
+                tolerance=_TOLERANCE,
+                seconds=branching.SECONDS if asked and not timed else None,
+                nodes=None if asked or timed else branching.NODES,
+                late=self.late,
+            )
+            if split is not None:
+                self.attempts.append(Attempt(method, split.upper, split.seconds))
+                if not split.complete:
+                    least = f"the maximum over slopes is at least {split.lower:.6g}"
+                    self.notes.append(f"{method}: ended after {split.nodes} nodes; {least}")
+            return
+        if self.effort.method == "auto" and of.neurons > _BRANCHED:
             return
         if not of.nonlinear:
             whole = exact.affine(self.subject.network, self.norms)

@@ -39,8 +39,8 @@ def test_the_least_certified_bound_is_the_answer(make_model, rng):
     report = analyze(deep(make_model, rng))
     uppers = {name: m.value for name, m in report.methods.items() if m.kind == "certified"}
     assert {"autolip", "liplt", "closed-form multipliers", "lipsdp-neuron"} <= set(uppers)
-    assert report.upper.value == min(uppers.values()) == uppers["lipsdp-neuron"]
-    assert uppers["lipsdp-neuron"] < 0.9 * uppers["autolip"]
+    assert report.upper.value == min(uppers.values()) == uppers["slopes, branch and bound"]
+    assert uppers["slopes, branch and bound"] < uppers["lipsdp-neuron"] < 0.9 * uppers["autolip"]
     assert report.upper.kind == "certified"
 
 
@@ -51,10 +51,14 @@ def test_one_method_alone(make_model, rng, method):
     others = set(report.methods) - {"autolip"}
     assert len(others) <= 3
     assert report.upper.value >= whole.upper.value * (1 - 1e-4)
-    if method == "exact":  # three layers
-        assert any("exact: it has 3 nonlinear layers" in note for note in report.notes)
-    elif method != "autolip":
+    if method != "autolip":
         assert others
+
+
+def test_too_many_slopes_for_an_exact_method(make_model, rng):
+    report = analyze(deep(make_model, rng, (6, 70, 70, 70, 3)), method="exact")
+    assert set(report.methods) == {"autolip"}
+    assert any("exact: it has 3 nonlinear layers of 210 slopes" in note for note in report.notes)
 
 
 def test_layers_share_less_than_neurons(make_model, rng):
@@ -131,7 +135,8 @@ def test_the_same_figures_again(make_model, rng):
 
 
 def test_multipliers_stay_at_hand(make_model, rng):
-    analysis = Analysis(deep(make_model, rng), below="none", sequential="none")
+    model = deep(make_model, rng)
+    analysis = Analysis(model, below="none", sequential="none", method="lipsdp")
     report = analysis.report()
     given = analysis.multipliers
     assert given is not None
