@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from onnxlip.bounds.autolip import BlockNorm, largest_gain
 from onnxlip.bounds.sdp.relations import Gain, Places, Slopes, Windows
 from onnxlip.bounds.sdp.system import Affine, Floats, Matrix, Node, Nonlinear, Part, System
+from onnxlip.bounds.sdp.written import sparse
 from onnxlip.linear import LinearMap, Monomial
 from onnxlip.network import AffineBlock, GainBlock, Network, SlopeBlock
 from onnxlip.norms.dense import dense_norm
@@ -86,6 +87,10 @@ class _Builder:
         if isinstance(a, Monomial) and a.is_identity:
             self._take(a.rows, name)
             return sp.csr_array(sp.eye_array(a.rows, format="csr")), 0.0
+        direct = sparse(a, self._left)
+        if direct is not None:
+            self._take(direct.nnz, name)
+            return direct, coefficient_error(a)
         operator, tall = self._work.double(a), a.columns <= a.rows
         n = min(a.rows, a.columns)
         step = max(1, _BATCH // max(1, a.rows + a.columns))

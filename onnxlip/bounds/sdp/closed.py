@@ -55,13 +55,13 @@ class ClosedForm:
 
 
 def closed_forms(system: System, late: Callable[[], bool] = lambda: False) -> dict[str, ClosedForm]:
-    """All that are feasible, by name; after the first one only while it is not late."""
+    """All that are feasible, by name, as far as that goes before it is late."""
     plan = Elimination(system)
     found: dict[str, ClosedForm] = {}
     for name, shape in SHAPES.items():
-        if found and late():
+        if late():
             break
-        eliminated = plan.chosen(_choice(shape))
+        eliminated = plan.chosen(_choice(shape), late)
         if eliminated is not None:
             found[name] = ClosedForm(eliminated.multipliers, eliminated.top()[0])
     return found

@@ -112,8 +112,9 @@ class Elimination:
         parts = split(self.system, multipliers)
         return self.chosen(lambda k, _q, _p: parts[k])
 
-    def chosen(self, choose: Choice) -> Eliminated | None:
-        """With multipliers chosen as the walk comes to their node, the last one first."""
+    def chosen(self, choose: Choice, late: Callable[[], bool] = lambda: False) -> Eliminated | None:
+        """With multipliers chosen as the walk comes to their node, the last one first; None also
+        where it is late before the last step."""
         form = Form(self.system.sizes)
         for tensor in self.system.outputs:
             form.square(tensor, _eye(self.system.sizes[tensor]))
@@ -121,6 +122,8 @@ class Elimination:
         parts: list[Floats] = [np.zeros(0)] * len(self.system.nonlinear)
         with np.errstate(all="ignore"):
             for step in reversed(self.steps):
+                if late():
+                    return None
                 if isinstance(step, _Sum):
                     _substitute(form, step)
                     continue

@@ -6,7 +6,11 @@ import pytest
 from onnxlip.bounds.sdp.implicit import implicit, lipsdp_matrix
 from onnxlip.bounds.sdp.relations import Gain, Quadratic, Relation, Windows
 from onnxlip.bounds.sdp.system import Affine, Floats, System, joined, split
+from onnxlip.bounds.sdp.written import sparse
+from onnxlip.norms.workspace import Workspace
+from onnxlip.registry import built_in
 
+from ...norms.oracle import random_convolution
 from .systems import KINDS, Rng, jacobian, operator, slopes
 
 
@@ -114,3 +118,16 @@ def test_the_implicit_form_says_what_the_system_does(kind, turned: bool, rng: Rn
         )
         np.testing.assert_allclose(whole @ v, y, atol=1e-12)
         np.testing.assert_allclose(v @ m @ v, 7 * x @ x - y @ y - q, rtol=1e-9, atol=1e-9)
+
+
+def test_a_convolution_is_written_out_as_its_kernel_says(rng: Rng) -> None:
+    work = Workspace(built_in().lowerings)
+    for _ in range(60):
+        a = random_convolution(rng, int(rng.integers(1, 4)), 5)
+        for linear in (a, a.adjoint):
+            found = sparse(linear, 1 << 20)
+            assert found is not None
+            written = work.written(linear)
+            assert written is not None
+            np.testing.assert_allclose(found.toarray(), written.matrix, atol=1e-12)
+    assert sparse(a, 0) is None
