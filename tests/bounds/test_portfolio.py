@@ -10,7 +10,7 @@ import pytest
 import onnxlip
 from onnxlip import Analysis
 from onnxlip.bounding import METHODS
-from onnxlip.bounds import portfolio
+from onnxlip.bounds import multipliers, portfolio
 from onnxlip.bounds.sdp import interior
 from onnxlip.errors import UsageError
 
@@ -102,7 +102,7 @@ def test_a_solver_that_stalls_says_so_and_its_bound_holds(make_model, rng, monke
 def test_beyond_the_dense_limit_the_first_order_method_takes_over(make_model, rng, monkeypatch):
     model = deep(make_model, rng)
     best = analyze(model, method="lipsdp").upper.value
-    monkeypatch.setattr(portfolio, "_DENSE", 10)
+    monkeypatch.setattr(multipliers, "_DENSE", 10)
     found = analyze(model, method="lipsdp").upper.value
     assert best * (1 - 1e-5) <= found <= best * 1.02
 

@@ -84,6 +84,8 @@ class _Builder:
 
     def _written(self, a: LinearMap, name: str) -> tuple[Matrix, float]:
         """Â and ‖A − Â‖₂ ≤ error, written out some columns or rows at a time."""
+        if 0 in (a.rows, a.columns):
+            return sp.csr_array((a.rows, a.columns)), 0.0
         if isinstance(a, Monomial) and a.is_identity:
             self._take(a.rows, name)
             return sp.csr_array(sp.eye_array(a.rows, format="csr")), 0.0

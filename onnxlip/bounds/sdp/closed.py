@@ -18,6 +18,7 @@ least differs from network to network:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +62,10 @@ def closed_forms(system: System, late: Callable[[], bool] = lambda: False) -> di
     for name, shape in SHAPES.items():
         if late():
             break
-        eliminated = plan.chosen(_choice(shape), late)
-        if eliminated is not None:
-            found[name] = ClosedForm(eliminated.multipliers, eliminated.top()[0])
+        with suppress(np.linalg.LinAlgError):  # what overflows has no eigenvalues
+            eliminated = plan.chosen(_choice(shape), late)
+            if eliminated is not None:
+                found[name] = ClosedForm(eliminated.multipliers, eliminated.top()[0])
     return found
 
 
