@@ -17,7 +17,7 @@ from onnxlip.graph import Graph, build_graph
 from onnxlip.model import Model, let_go, load
 from onnxlip.network import AffineBlock, Network, build_network
 from onnxlip.operators import resolve
-from onnxlip.parallel import Progress, give_back
+from onnxlip.parallel import Progress, give_back, one_heap
 from onnxlip.registry import RuleSet, rule_set
 from onnxlip.report import Report, norm_name
 from onnxlip.rules import Rule
@@ -121,6 +121,8 @@ class Analysis:
 
         items = self.items
         is_large = any(item.weights > _LARGE for item in items)
+        if is_large:
+            one_heap()
         let_go(self.model)  # reading the graph has looked at all weights
         return bracketed(items, self.rule_set.lowerings, self.norm, self.effort, tell)
 

@@ -19,7 +19,17 @@ from contextvars import Context, ContextVar, copy_context
 from threading import Condition, Thread
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Progress", "cores", "give_back", "one_blas_thread", "shared", "side_by_side"]
+__all__ = [
+    "Progress",
+    "cores",
+    "give_back",
+    "one_blas_thread",
+    "one_heap",
+    "shared",
+    "side_by_side",
+]
+
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 Progress = Callable[[int, int, str], None]
 T = TypeVar("T")
@@ -51,6 +61,18 @@ def give_back(freed: int = _WORTH) -> None:
     except (AttributeError, OSError, TypeError):
         return
     trim(0)
+
+
+def one_heap() -> None:
+    """From here on all threads of this process allocate from one heap, where the C library is
+    glibc: with a heap each, all of them keep room for the largest of what they did."""
+    import ctypes
+
+    try:
+        choose = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    choose(_ARENA_MAX, 1)
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
