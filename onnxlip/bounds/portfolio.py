@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Effort", "Multipliers", "Portfolio", "portfolio"]
 
 _WORK = 2e11  # multiplications, where no time was given
+_BEGUN = 0.02  # of a method that keeps what it has when it is late
 _BRANCHED = 64  # neurons up to which one hidden layer is bounded by branch and bound unasked
 _SECONDS = 10.0  # … for so long
 
@@ -146,6 +147,10 @@ class _Run:
         self.left -= cost
         return True
 
+    def _once(self, cost: float) -> float:
+        """Of a method that may end at any time: with time given, what it has to begin with."""
+        return cost if self.effort.seconds is None else _BEGUN * cost
+
     def tell(self, what: str) -> None:
         if self.progress is not None:
             self.progress(len(self.attempts), len(self.attempts) + 1, what)
@@ -191,7 +196,10 @@ class _Run:
     def _scaled(self, of: System) -> None:
         from onnxlip.bounds import liplt, scaled
 
-        if not (self.wants("scaled", "liplt") and self.affords(scaled.cost(of), "scaled AutoLip")):
+        if not (
+            self.wants("scaled", "liplt")
+            and self.affords(self._once(scaled.cost(of)), "scaled AutoLip")
+        ):
             return
         balanced: list[System] = []
 
@@ -203,14 +211,18 @@ class _Run:
             rescaled()
         else:
             self.attempt("scaled autolip", rescaled)
-        if balanced and self.wants("liplt") and self.affords(liplt.cost(of), "scaled LipLT"):
+        if (
+            balanced
+            and self.wants("liplt")
+            and self.affords(self._once(liplt.cost(of)), "scaled LipLT")
+        ):
             late = self.share(0.1)
             self.attempt("scaled liplt", lambda: liplt.liplt(balanced[0], late))
 
     def _liplt(self, of: System) -> None:
         from onnxlip.bounds import liplt
 
-        if self.wants("liplt") and self.affords(liplt.cost(of), "LipLT"):
+        if self.wants("liplt") and self.affords(self._once(liplt.cost(of)), "LipLT"):
             late = self.share(0.1)
             self.attempt("liplt", lambda: liplt.liplt(of, late))
 
