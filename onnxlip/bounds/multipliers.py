@@ -24,7 +24,7 @@ __all__ = ["PER_SECOND", "TOLERANCE", "Effort", "Multipliers", "Run", "Search"]
 
 _INTERIOR = 250.0  # times the cube of the order of M: what the interior-point method takes
 _DENSE = 2600  # order of M up to which it is used
-_PROOF = 2.0  # likewise, of a proof
+_PROOF = 0.8  # likewise, of a proof
 TOLERANCE = 1e-5  # of ρ, relative
 PER_SECOND = 1.5e10  # multiplications, about, for time that a proof needs
 

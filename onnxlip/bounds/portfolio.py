@@ -221,9 +221,13 @@ class _Run:
 
     def _liplt(self, of: System) -> None:
         from onnxlip.bounds import liplt
+        from onnxlip.bounds.sdp.reduction import smaller
 
         if self.wants("liplt") and self.affords(self._once(liplt.cost(of)), "LipLT"):
-            late = self.share(0.1)
+            search = Search(self, *smaller(of), of)
+            seconds = math.inf if self.effort.seconds is None else self.effort.seconds - self.spent
+            comes = search.possible and search.first_cost < 0.7 * PER_SECOND * seconds
+            late = self.share(0.1 if comes else 0.9)
             self.attempt("liplt", lambda: liplt.liplt(of, late))
 
     def _exact(self, of: System) -> None:
