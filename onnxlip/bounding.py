@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxlip.bounds.autolip import BlockNorm, largest_gain, network_bound, pair_bounds
 from onnxlip.certificate import LATE, LIMITED
+from onnxlip.choices import METHODS, SEARCHES
 from onnxlip.errors import NotLipschitzError, UsageError
 from onnxlip.network import AffineBlock
 from onnxlip.parallel import Progress
@@ -24,20 +25,7 @@ if TYPE_CHECKING:
     from onnxlip.bounds.seqlip import SeqLip
     from onnxlip.norms.confidence import Uppers
 
-__all__ = ["METHODS", "SEARCHES", "Bounding"]
-
-METHODS = (
-    "auto",
-    "autolip",
-    "scaled",
-    "liplt",
-    "closed",
-    "seqlip",
-    "lipsdp-layer",
-    "lipsdp",
-    "exact",
-)
-SEARCHES = ("auto", "none", "sign-power", "greedy", "exact")  # of SeqLip
+__all__ = ["Bounding"]
 
 
 class Bounding:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxlip import __version__
+from onnxlip.choices import METHODS, SEARCHES
 from onnxlip.errors import OnnxlipError, UsageError
 from onnxlip.verify_cli import verify
 
@@ -31,17 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["bound", "main", "ops", "replay", "verify"]
 
 GATE_EXCEEDED = 1
-METHODS = (
-    "auto",
-    "autolip",
-    "scaled",
-    "liplt",
-    "closed",
-    "seqlip",
-    "lipsdp-layer",
-    "lipsdp",
-    "exact",
-)
 LOWER = (
     *("none", "quick", "portfolio"),
     *("data", "random", "grid", "annealing", "ascent", "evolution"),
@@ -194,7 +184,7 @@ def _parse_size(text: str | None) -> int | None:
 @click.option(
     "--seqlip",
     "sequential",
-    type=click.Choice(["auto", "none", "sign-power", "greedy", "exact"]),
+    type=click.Choice(SEARCHES),
     default="auto",
     show_default=True,
     help="SeqLip of sequential stretches, estimated by this search and certified, for the 2-norm; "

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from onnxlip.errors import UsageError
+from onnxlip.files import write_whole
 
 __all__ = ["FORMAT", "KINDS", "VERSION", "Certificate", "Claim", "Multipliers"]
 
@@ -88,19 +87,8 @@ class Certificate:
 
     def save(self, path: str | Path) -> None:
         """Write it, whole or not at all. Raises UsageError where it cannot be written."""
-        target = Path(path)
-        text = self.to_json()
-        try:
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(text)
-                os.replace(name, target)
-            except BaseException:
-                os.unlink(name)
-                raise
-        except OSError as error:
-            raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
+        text = self.to_json().encode()
+        write_whole(path, lambda file: file.write(text))
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:

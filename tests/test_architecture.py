@@ -21,7 +21,7 @@ OPS = sorted((ROOT / "ops").rglob("*.py"))
 
 # What may import what: a module imports from its own station or from earlier ones.
 STATIONS = [
-    {"errors", "rounding", "box", "certificate", "parallel", "wire"},
+    {"choices", "errors", "files", "rounding", "box", "certificate", "parallel", "wire"},
     {"linear", "univariate", "emitter"},
     {"lowering", "rules"},
     {"registry", "recognise"},

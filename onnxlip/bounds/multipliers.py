@@ -31,7 +31,7 @@ PER_SECOND = 1.5e10  # multiplications, about, for time that a proof needs
 
 @dataclass(frozen=True)
 class Effort:
-    """method: one of `bounding.METHODS`; seconds: that it may take, None: a number of operations;
+    """method: one of `choices.METHODS`; seconds: that it may take, None: a number of operations;
     tolerance: of LipSDP's ρ, relative."""
 
     method: str = "auto"

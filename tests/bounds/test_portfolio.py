@@ -9,9 +9,9 @@ import pytest
 
 import onnxlip
 from onnxlip import Analysis
-from onnxlip.bounding import METHODS
 from onnxlip.bounds import multipliers, portfolio
 from onnxlip.bounds.sdp import interior
+from onnxlip.choices import METHODS
 from onnxlip.errors import UsageError
 
 MODELS = Path(__file__).parent.parent.parent / "fixtures" / "models"

@@ -18,8 +18,6 @@ linear networks it was held against exact rational arithmetic (tests/bounds).
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterable
@@ -33,6 +31,7 @@ import numpy.typing as npt
 from onnxlip.bounds.lower.double import EXACT, SINGLE, Double
 from onnxlip.bounds.lower.problem import Points, Subject
 from onnxlip.errors import UsageError
+from onnxlip.files import write_whole
 from onnxlip.rounding import UNIT, down, gamma, up
 
 __all__ = ["Attained", "Quotients", "replay", "saved"]
@@ -75,17 +74,7 @@ class Attained:
             "norm": self.norm,
             "sha256": self.sha256,
         }
-        try:
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    np.savez(file, **data)
-                os.replace(name, target)
-            except BaseException:
-                os.unlink(name)
-                raise
-        except OSError as error:
-            raise UsageError(f"{target}: cannot be written: {error.strerror}") from None
+        write_whole(target, lambda file: np.savez(file, **data))
 
 
 class Quotients:

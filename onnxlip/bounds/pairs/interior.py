@@ -36,7 +36,7 @@ from onnxlip.bounds.pairs.program import Block, Moments, Point, Program, system
 from onnxlip.bounds.pairs.relaxation import Relaxation, value_at
 from onnxlip.norms.lapack import potrf, trsm
 
-__all__ = ["Optimum", "minimised"]
+__all__ = ["Optimum", "minimised", "solver"]
 
 _MARGIN = 1.2  # how far above the start's multipliers the search begins, to be well inside
 _STEPS = 60
@@ -126,7 +126,7 @@ def _start(program: Program) -> Floats:
 def _moved(program: Program, point: Point, x: Moments) -> tuple[Point, Moments] | None:
     """One predictor and one corrector; None where rounding allows no further step."""
     k = program.moments(program.inverse(point))
-    solve = _solver(system(x, k))
+    solve = solver(system(x, k))
     if solve is None:
         return None
     aim = np.append(np.zeros(program.m), 1.0)
@@ -179,7 +179,7 @@ def _longest(inside: Callable[[float], bool]) -> float:
     return next((_INSIDE * share for share in _SHARES if inside(share)), 0.0)
 
 
-def _solver(matrix: Floats) -> Callable[[Floats], Floats] | None:
+def solver(matrix: Floats) -> Callable[[Floats], Floats] | None:
     """Solves with O, scaled to a unit diagonal, and lifted where rounding made it indefinite."""
     root = 1.0 / np.sqrt(np.maximum(np.diagonal(matrix), 1e-300))
     matrix *= root

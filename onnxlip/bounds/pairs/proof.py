@@ -52,7 +52,7 @@ from onnxlip.norms.krylov import ritz
 from onnxlip.norms.lapack import potrf, trsm
 from onnxlip.rounding import add_up, gamma, mul_up, sqrt_up, up
 
-__all__ = ["largest_eigenvalue", "proved", "proved_scaled", "slopes", "spread"]
+__all__ = ["intervals", "largest_eigenvalue", "proved", "proved_scaled", "slopes", "spread"]
 
 _LOST = 2.0**-800
 _WIDEST = 40  # binary exponents of √ρ in the scaled pair's units
@@ -123,8 +123,13 @@ class _Parts:
 
 def slopes(pair: Pair) -> tuple[Floats, Floats]:
     """(c, r), both (n,): [c − r, c + r] contains [α, β], and r = 0 where α = β."""
-    centre = np.where(pair.alpha < pair.beta, pair.centre, pair.alpha)
-    above, below = _difference_up(pair.beta, centre), _difference_up(centre, pair.alpha)
+    return intervals(pair.alpha, pair.beta)
+
+
+def intervals(alpha: Floats, beta: Floats) -> tuple[Floats, Floats]:
+    """The same of slope intervals [α, β]."""
+    centre = np.where(alpha < beta, 0.5 * alpha + 0.5 * beta, alpha)
+    above, below = _difference_up(beta, centre), _difference_up(centre, alpha)
     return centre, np.maximum(above, below)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from onnxlip.bounds.autolip import BlockNorm, largest_gain
+from onnxlip.bounds.pairs.proof import intervals
 from onnxlip.bounds.sdp.relations import Gain, Places, Slopes, Windows
 from onnxlip.bounds.sdp.system import Affine, Floats, Matrix, Node, Nonlinear, Part, System
 from onnxlip.bounds.sdp.written import sparse
@@ -209,21 +210,6 @@ def stacked_scales(of: System) -> dict[str, tuple[float, ...]]:
 
 def _stack_name(block: str) -> str:
     return f"{block}:inputs"
-
-
-def intervals(alpha: Floats, beta: Floats) -> tuple[Floats, Floats]:
-    """(c, r) of slope intervals: [c − r, c + r] contains [α, β], and r = 0 where α = β."""
-    centre = np.where(alpha < beta, 0.5 * (alpha + beta), alpha)
-    above, below = _difference_up(beta, centre), _difference_up(centre, alpha)
-    return centre, np.maximum(above, below)
-
-
-def _difference_up(a: Floats, b: Floats) -> Floats:
-    """At least a − b: Knuth's TwoSum tells whether the rounded difference is below the true one."""
-    d = a - b
-    z = d - a
-    error = (a - (d - z)) - (b + z)
-    return np.where(error > 0, np.nextafter(d, np.inf), d)
 
 
 def _distinct(picks: Places) -> Places:

@@ -27,12 +27,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxlip.bounds.pairs.interior import solver
 from onnxlip.bounds.sdp.atoms import Moments, joint
 from onnxlip.bounds.sdp.implicit import implicit, lipsdp_matrix
 from onnxlip.bounds.sdp.program import Point, inner, least
 from onnxlip.bounds.sdp.reduction import FORCED, Reduced, reduced
 from onnxlip.bounds.sdp.system import Floats, System, split
-from onnxlip.norms.lapack import gemm, potrf, trsm
+from onnxlip.norms.lapack import gemm, potrf
 
 __all__ = ["Optimum", "minimised"]
 
@@ -195,7 +196,7 @@ class _Search:
         program = self._program
         matrix = point.matrix
         k = program.moments(program.inverse(point))
-        solve = _solver(program.system(x, k))
+        solve = solver(program.system(x, k))
         if solve is None or self._late():
             return None
         b = np.append(np.zeros(program.variables), 1.0)
@@ -249,25 +250,3 @@ class _Search:
                 if np.all((pivots > 0) & (pivots < math.inf)):
                     return share if share == 1.0 else _INSIDE * share
         return 0.0
-
-
-def _solver(matrix: Floats) -> Callable[[Floats], Floats] | None:
-    """Solves with O, scaled to a unit diagonal, and lifted where rounding made it indefinite."""
-    root = 1.0 / np.sqrt(np.maximum(np.diagonal(matrix), 1e-300))
-    matrix *= root
-    matrix *= root[:, None]
-    for lift in (0.0, 1e-14, 1e-11, 1e-8):
-        factor = np.array(matrix, order="F")
-        np.einsum("ii->i", factor)[...] += lift
-        if potrf(factor):
-            break
-    else:
-        return None
-
-    def solve(right: Floats) -> Floats:
-        solution = np.array((root * right)[:, None], order="F")
-        trsm(factor, solution, "L", "T")
-        trsm(factor, solution, "L", "N")
-        return np.asarray(root * solution[:, 0])
-
-    return solve
