@@ -54,7 +54,7 @@ class Bounding:
                 "multiply to more than 1e308"
             )
         self.methods["autolip"] = Method(upper, "certified", time.perf_counter() - self._begun)
-        beyond = self._beyond(norms, upper)
+        beyond = self._beyond(norms)
         chains = self._sequential(norms)
         if chains is not None and chains.chains:
             pairs = pair_bounds(network, norms, of.norm, chains.shortcuts)
@@ -115,7 +115,7 @@ class Bounding:
         )
         return Bound(method.value, name)
 
-    def _beyond(self, norms: tuple[BlockNorm, ...], upper: float) -> Portfolio | None:
+    def _beyond(self, norms: tuple[BlockNorm, ...]) -> Portfolio | None:
         """What else the method asks for and the budget allows, of the 2-norm."""
         of = self._of
         if of.norm != 2 or of.method in ("autolip", "seqlip"):
@@ -125,7 +125,7 @@ class Bounding:
 
         work = Workspace(of.rule_set.lowerings, seed=of.seed)
         effort = Effort(of.method, self._left())
-        found = portfolio(of, norms, work, upper, effort, self._progress)
+        found = portfolio(of, norms, work, effort, self._progress)
         for attempt in found.attempts:
             known = self.methods.get(attempt.method)
             if attempt.value < (known.value if known else math.inf):

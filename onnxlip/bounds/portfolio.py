@@ -3,7 +3,6 @@
     scaled AutoLip      `scaled`          rescaled layers, then AutoLip
     LipLT               `liplt`           linear paths kept exact (Fazlyab et al. 2023); scaled too
     closed form         `sdp.closed`      multipliers without a search (ECLipsE-Fast and better)
-    SeqLip              `seqlip`          chains pair by pair (Virmaux & Scaman 2018), certified
     LipSDP-Layer        `sdp.interior`    one multiplier a block (Fazlyab et al. 2019)
     LipSDP-Neuron       `sdp.interior`, beyond `_DENSE` multipliers `sdp.descent`
     exact               `exact`           no or one hidden layer, where it finishes
@@ -76,17 +75,15 @@ def portfolio(
     subject: Subject,
     norms: Sequence[BlockNorm],
     work: Workspace,
-    known: float,
     effort: Effort,
     progress: Progress | None = None,
 ) -> Portfolio:
     """Bounds for the 2-norm, of all inputs together to all outputs stacked.
 
-    norms: of `network.blocks`; known: what AutoLip proved. SeqLip and the exact methods are not
-    here: they need no system, and their callers know when they pay.
+    norms: of the network's blocks. SeqLip is not here: it needs no system.
     """
     with one_blas_thread():
-        return _Run(subject, norms, work, known, effort, progress).run()
+        return _Run(subject, norms, work, effort, progress).run()
 
 
 @dataclass(eq=False)
@@ -94,7 +91,6 @@ class _Run:
     subject: Subject
     norms: Sequence[BlockNorm]
     work: Workspace
-    known: float
     effort: Effort
     progress: Progress | None
     begun: float = field(default_factory=time.monotonic)
